@@ -1,0 +1,17 @@
+"""What a user did wrong, and what went wrong while running: each one clear line, never a traceback."""
+
+
+class MemboundError(Exception):
+    """Base of the errors that the command line prints as one line."""
+
+    exit_code = 1
+
+
+class RunError(MemboundError):
+    """Failed while running: a full disk, no network, no memory."""
+
+
+class InputError(MemboundError, ValueError):
+    """Usage or input that cannot be used; the message says what to do instead."""
+
+    exit_code = 2
