@@ -1,1 +1,1 @@
-"""membound."""
+"""How requests become steps: the scheduler, its blocks, and the engine that drives them."""

@@ -1,0 +1,158 @@
+"""A request: the tokens it knows, how many of them are computed, and the blocks that hold them.
+
+Everything a request goes through follows from one rule: it catches its computed tokens up to its length. A
+fresh prompt, a chunked prefill, a prefix found in the cache and a request that was preempted differ only in
+how far apart the two are.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from enum import Enum
+from hashlib import blake2b
+from itertools import islice
+
+from membound.serving.sampling import Sampling
+
+BLOCK_TOKENS = 16
+"""Tokens of KV cache in one block."""
+
+GREEDY = Sampling()
+
+
+class State(Enum):
+    NEW = "new"
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class StepCount:
+    """How many steps a scheduler has carried out: what its caught-up requests count their tokens by."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+
+class Request:
+    """One sequence, compared by identity.
+
+    With token ids, `tokens` holds the prompt and what was sampled since. In virtual time there are none: a
+    request is its `prompt_length` and, where prefixes are shared, one key per leading block of the prompt;
+    equal keys say that everything up to the end of that block is equal.
+    """
+
+    __slots__ = (
+        "_computed",
+        "_count",
+        "_keys",
+        "_length",
+        "arrival",
+        "blocks",
+        "first_token",
+        "hit_tokens",
+        "id",
+        "last_token",
+        "max_tokens",
+        "offset",
+        "order",
+        "preemptions",
+        "prompt_length",
+        "published",
+        "sampling",
+        "shareable",
+        "state",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        id: Hashable,
+        prompt: Iterable[int] = (),
+        sampling: Sampling = GREEDY,
+        *,
+        max_tokens: int,
+        arrival: float = 0.0,
+        prompt_length: int | None = None,
+        keys: Sequence[Hashable] = (),
+    ) -> None:
+        """`max_tokens` is the most it may sample: `sampling.max_tokens`, or what the context leaves."""
+        self.id = id
+        self.tokens = list(prompt)
+        self.prompt_length = len(self.tokens) if prompt_length is None else prompt_length
+        self.sampling = sampling
+        self.max_tokens = max_tokens
+        self.arrival = arrival  # seconds, on the clock of the engine
+        self.first_token: float | None = None  # when the first token was there
+        self.last_token: float | None = None  # when it ended
+        self.blocks: list[int] = []  # ids of its KV blocks: position p lies in blocks[p // 16], slot p % 16
+        self.state = State.NEW
+        self.hit_tokens = 0  # prompt tokens found in the cache when it was first admitted
+        self.preemptions = 0
+        self.shareable = bool(self.tokens or keys)  # whether any block of it may be named
+        self.published = 0  # its leading blocks that were found in the cache or offered to it
+        self.order = 0  # its place among all admissions: running requests stand in this order
+        self.offset = 0  # while caught up: steps carried out minus tokens computed
+        self._keys: list[Hashable] = list(keys)
+        self._length = self.prompt_length
+        self._computed = 0
+        self._count: StepCount | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens known: prompt and sampled."""
+        return self._length if self._count is None else self._count.steps - self.offset + 1
+
+    @property
+    def computed(self) -> int:
+        """Tokens whose keys and values are in the cache."""
+        return self._computed if self._count is None else self._count.steps - self.offset
+
+    @property
+    def output_length(self) -> int:
+        """Tokens sampled so far."""
+        return self.length - self.prompt_length
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether each step computes its one newest token and samples the next."""
+        return self._count is not None
+
+    def advance(self, tokens: int) -> None:
+        """Computed, or found in the cache: that many more tokens."""
+        self._computed += tokens
+
+    def catch_up(self, count: StepCount) -> None:
+        """All known tokens are computed and one was sampled: from now on every step adds one of each."""
+        self.offset = count.steps - self._computed
+        self._count = count
+
+    def settle(self) -> None:
+        """Steps no longer count for it."""
+        self._length, self._computed = self.length, self.computed
+        self._count = None
+
+    def reset(self) -> None:
+        """Preempted: what it knows stays, what is computed is lost."""
+        self.settle()
+        self._computed = 0
+        self.preemptions += 1
+
+    def key(self, index: int, block_tokens: int = BLOCK_TOKENS) -> Hashable | None:
+        """The name of everything up to the end of block `index`, or None where it is private.
+
+        With token ids it is the hash of the previous block's name and this block's tokens, made when first
+        asked for; all tokens of the block must be known.
+        """
+        if not self.tokens:
+            return self._keys[index] if index < len(self._keys) else None
+        while len(self._keys) <= index:
+            begin = len(self._keys) * block_tokens
+            parent = self._keys[-1] if self._keys else b""
+            assert isinstance(parent, bytes)
+            text = ",".join(map(str, islice(self.tokens, begin, begin + block_tokens)))
+            self._keys.append(blake2b(parent + text.encode(), digest_size=16).digest())
+        return self._keys[index]
+
+    def __repr__(self) -> str:
+        return f"Request({self.id!r}, {self.state.value}, {self.computed}/{self.length} tokens)"

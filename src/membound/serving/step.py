@@ -1,0 +1,71 @@
+"""The seam between the scheduler and whoever carries its steps out."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+from membound.serving.request import Request
+from membound.serving.sampling import TokenLogprobs
+
+
+@dataclass(slots=True)
+class Step:
+    """What runs now. It holds only what is not the rule: caught-up requests compute one token each.
+
+    A chunk `(request, n)` computes positions `request.computed … request.computed + n - 1`, and samples if
+    and only if that reaches `request.length`. A decoding request computes position `request.length - 1` and
+    always samples. `request.blocks` already has room for all of them.
+    """
+
+    chunks: list[tuple[Request, int]]
+    """Requests catching up, and how many tokens each computes now."""
+    running: Sequence[Request]
+    """The scheduler's own list, in order, not copied: caught-up requests first, then those of the chunks."""
+    decodes: int
+    """How many of them are caught up."""
+    context: dict[int | None, int]
+    """Cached tokens of the caught-up requests before the step, summed per window: Σ min(cached, window)."""
+    growth: dict[int | None, int]
+    """By how much each sum of `context` grows from one repetition to the next."""
+    preempted: list[Request]
+    """Requests that lost their blocks to this step and wait again, in the order in which they lost them."""
+    repeat: int = 1
+    """Permission to run up to this many such steps at once; more than 1 only without chunks."""
+
+    def decoding(self) -> Iterator[Request]:
+        """The caught-up requests, in running order."""
+        return islice(self.running, self.decodes)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed by one run of the step."""
+        return self.decodes + sum(count for _, count in self.chunks)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a step."""
+
+    now: float
+    """The time after it, in seconds."""
+    times: int = 1
+    """How many times it ran: 1 … step.repeat; 0 if it failed, and nothing was computed."""
+    tokens: Mapping[Request, list[int]] = field(default_factory=dict)
+    """The sampled ids of each request that sampled, one per time; empty where tokens have no ids."""
+    ended: Collection[Request] = ()
+    """Requests whose last token this was."""
+    logprobs: Mapping[Request, list[TokenLogprobs]] | None = None
+    """For requests that asked, one per sampled token."""
+
+
+class Executor(Protocol):
+    """Carries steps out: kernels on this machine, or a prediction of a described one."""
+
+    def execute(self, step: Step, now: float, until: float) -> Outcome:
+        """Run `step`, which starts at `now`.
+
+        Kernels run it once. A prediction may run it up to `step.repeat` times, and stops at the first end or
+        once the time reaches `until`, the next arrival.
+        """
+        ...
