@@ -1,0 +1,105 @@
+"""A model as operators in the order in which they run, and what a step of it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from membound.models.operators import Attention, Chunk, Load, Operator, Parameter, Work
+
+WeightTypes = Mapping[str, GGMLQuantizationType]  # by canonical tensor name
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Layers that are alike: described once, standing at `indices`."""
+
+    indices: tuple[int, ...]
+    operators: tuple[Operator, ...]
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """`first` once per step, then the layers by index, then `last` for the rows that sample."""
+
+    first: tuple[Operator, ...]
+    groups: tuple[LayerGroup, ...]
+    last: tuple[Operator, ...]
+
+    @cached_property
+    def layers(self) -> tuple[tuple[Operator, ...], ...]:
+        """The operators of each layer, in order."""
+        by_index = {index: group.operators for group in self.groups for index in group.indices}
+        return tuple(by_index[index] for index in range(len(by_index)))
+
+    @cached_property
+    def windows(self) -> frozenset[int | None]:
+        """The attention windows that occur."""
+        return frozenset(op.window for ops in self.layers for op in ops if isinstance(op, Attention))
+
+    def params(self) -> Iterator[Parameter]:
+        """Every parameter once, under its canonical name."""
+        seen = set()
+        for prefix, operators in self._parts():
+            for parameter in (parameter for operator in operators for parameter in operator.params()):
+                full = replace(parameter, name=prefix + parameter.name)
+                if full.name not in seen:
+                    seen.add(full.name)
+                    yield full
+
+    def kv_bytes_per_token(self, kv_bytes: int) -> int:
+        """Bytes that a token takes in a cache which keeps all tokens, windows or not."""
+        return sum(
+            op.kv_elements * kv_bytes for ops in self.layers for op in ops if isinstance(op, Attention)
+        )
+
+    def works(
+        self, chunks: Iterable[tuple[int, int] | Chunk], weight_types: WeightTypes, kv_bytes: int
+    ) -> dict[str, Work]:
+        """What a step takes by operator name, layers summed, in the order in which they first run."""
+        load = Load.of(chunks, self.windows, kv_bytes)
+        sums: dict[str, Work] = {}
+        for prefix, operators in self._parts():
+            rows = replace(load, rows=load.sampled) if operators is self.last else load
+
+            def bytes_of(parameter: Parameter, prefix: str = prefix) -> int:
+                return tensor_bytes(weight_types[prefix + parameter.name], parameter.shape)
+
+            for operator in operators:
+                sums[operator.name] = sums.get(operator.name, Work()) + operator.cost(rows, bytes_of)
+        return sums
+
+    def _parts(self) -> Iterator[tuple[str, tuple[Operator, ...]]]:
+        """Operators in running order, in runs that share the prefix of their parameters' names."""
+        yield "", self.first
+        for index, operators in enumerate(self.layers):
+            yield f"blk.{index}.", operators
+        yield "", self.last
+
+
+def step_work(
+    model: ModelGraph, chunks: Iterable[tuple[int, int] | Chunk], weight_types: WeightTypes, kv_bytes: int
+) -> Work:
+    """What a step takes, exactly.
+
+    `chunks` are (new tokens, context) pairs, or Chunk to say how many rows sample; `kv_bytes` is the size
+    of one cached element. A tied table counts as the rows looked up, and once more where the head reads it
+    whole.
+    """
+    return sum(model.works(chunks, weight_types, kv_bytes).values(), Work())
+
+
+def tensor_bytes(kind: GGMLQuantizationType, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor as GGUF stores it."""
+    block, size = GGML_QUANT_SIZES[kind]
+    return math.prod(shape) // block * int(size)
+
+
+def uniform_types(model: ModelGraph, kind: GGMLQuantizationType) -> WeightTypes:
+    """Matrices all of one type, vectors in F32: a model on paper."""
+    vector = GGMLQuantizationType.F32
+    return {parameter.name: kind if len(parameter.shape) == 2 else vector for parameter in model.params()}

@@ -1,0 +1,92 @@
+"""Reads typed values from a mapping and remembers which were read, so that what is left can be refused by
+name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from membound.errors import InputError
+
+Default = TypeVar("Default")
+
+
+class Settings:
+    """The settings of one model file. A value that is null counts as absent.
+
+    Every method raises InputError, naming the key and `where`, for a value of the wrong kind.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values = values
+        self._unread = set(values)
+        self.where = where
+
+    def get(self, key: str) -> Any:
+        """The value as it is, or None."""
+        self._unread.discard(key)
+        return self._values.get(key)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A positive integer; required without a default."""
+        value = self._present(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise InputError(f"{self.where}: {key} must be a positive integer, it is {value!r}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive finite number; required without a default."""
+        value = self._present(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise InputError(f"{self.where}: {key} must be a positive number, it is {value!r}")
+        return float(value)
+
+    def optional_integer(self, key: str) -> int | None:
+        """A positive integer, or None where it is absent."""
+        return None if self.get(key) is None else self.integer(key)
+
+    def optional_number(self, key: str) -> float | None:
+        """A positive finite number, or None where it is absent."""
+        return None if self.get(key) is None else self.number(key)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self._present(key, default)
+        if not isinstance(value, bool):
+            raise InputError(f"{self.where}: {key} must be true or false, it is {value!r}")
+        return value
+
+    def choice(self, key: str, choices: Mapping[str, Default], default: str | None = None) -> Default:
+        """What `choices` gives for the text under `key`."""
+        value = self._present(key, default)
+        if not isinstance(value, str) or value not in choices:
+            known = ", ".join(choices)
+            raise InputError(f"{self.where}: {key} {value!r} is not supported (supported: {known})")
+        return choices[value]
+
+    def ignore(self, keys: Collection[str]) -> None:
+        """Marks keys that do not change the mathematics."""
+        self._unread.difference_update(keys)
+
+    def refuse_unread(self) -> None:
+        """Refuses what nobody read, unless it is plainly off: null, false, zero or empty."""
+        for key in sorted(self._unread):
+            if self._values[key]:
+                raise InputError(
+                    f"{self.where}: {key} = {_short(self._values[key])} is not supported: "
+                    "it may change what the model computes"
+                )
+
+    def _present(self, key: str, default: Any) -> Any:
+        value = self.get(key)
+        if value is not None:
+            return value
+        if default is None:
+            raise InputError(f"{self.where}: {key} is missing")
+        return default
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

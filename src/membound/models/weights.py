@@ -1,0 +1,159 @@
+"""Opens a model's weights, from GGUF or safetensors, and checks them against what its operators need.
+ Tensors are named as in GGUF, whatever the file. Matrices stay as they are in the file, memory-mapped;
+vectors (norms and biases, a thousandth of the bytes) are F32 whatever the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+from numpy.typing import NDArray
+
+from membound.errors import InputError
+from membound.models.architecture import Architecture
+from membound.models.families import build
+from membound.models.gguf_file import GgufFile, StoredTensor, read_gguf
+from membound.models.gguf_metadata import architecture_from_gguf
+from membound.models.graph import ModelGraph, WeightTypes
+from membound.models.safetensors_folder import read_safetensors_folder
+
+Type = GGMLQuantizationType
+SUPPORTED = (
+    *(Type.F32, Type.F16, Type.BF16),
+    *(Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0),
+    *(Type.Q4_K, Type.Q5_K, Type.Q6_K),
+)
+ROPE_DIVISORS = "rope_freqs.weight"
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A parameter in memory: shape (rows, columns) or (elements,); data uint8, (rows, row bytes) or
+    (bytes,).
+    """
+
+    name: str
+    type: GGMLQuantizationType
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The values, in `shape`."""
+        return np.asarray(dequantize(np.asarray(self.data), self.type), np.float32).reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """An opened model. `metadata` is the GGUF file's, or the content of config.json."""
+
+    path: Path
+    architecture: Architecture
+    graph: ModelGraph
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def types(self) -> WeightTypes:
+        """The quantization type of each tensor."""
+        return {name: tensor.type for name, tensor in self.tensors.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.data.nbytes for tensor in self.tensors.values())
+
+
+def open_weights(path: Path) -> Weights:
+    """Opens a GGUF file (the first part, if split) or a folder with config.json and safetensors.
+
+    Raises InputError, one line, for what is missing, damaged or not supported; it names the tensor or the
+    setting.
+    """
+    if path.is_dir():
+        architecture, metadata, stored = read_safetensors_folder(path)
+    else:
+        architecture, metadata, stored = _read_gguf_model(path)
+    graph = build(architecture)
+    return Weights(path, architecture, graph, metadata, _checked(graph, stored, path))
+
+
+def _read_gguf_model(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, StoredTensor]]:
+    file = read_gguf(path)
+    stored = _by_name([file, *_other_parts(path, file)], path)
+    divisors = stored.pop(ROPE_DIVISORS, None)
+    architecture = architecture_from_gguf(
+        file.metadata, stored.keys(), None if divisors is None else _vector(divisors).dequantize().tolist()
+    )
+    return architecture, file.metadata, stored
+
+
+def _other_parts(path: Path, first: GgufFile) -> list[GgufFile]:
+    """The parts after the first of a split file, `name-00002-of-0000N.gguf` and so on beside it."""
+    count = first.metadata.get("split.count", 1)
+    if count <= 1:
+        return []
+    match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", path.name)
+    if match is None or int(match[2]) != count or first.metadata.get("split.no") != 0:
+        raise InputError(f"{path} is a part of a split file: open its part -00001-of-{count:05d}.gguf")
+    names = [f"{match[1]}-{part:05d}-of-{match[2]}.gguf" for part in range(2, count + 1)]
+    parts = [read_gguf(path.with_name(name)) for name in names]
+    for number, (name, part) in enumerate(zip(names, parts, strict=True), start=1):
+        if part.metadata.get("split.no") != number or part.metadata.get("split.count") != count:
+            raise InputError(f"{path.with_name(name)} is not part {number + 1} of {count} of {path.name}")
+    return parts
+
+
+def _by_name(files: list[GgufFile], path: Path) -> dict[str, StoredTensor]:
+    stored: dict[str, StoredTensor] = {}
+    for tensor in (tensor for file in files for tensor in file.tensors):
+        if tensor.name in stored:
+            raise InputError(f"{path}: tensor {tensor.name} occurs twice")
+        stored[tensor.name] = tensor
+    return stored
+
+
+def _checked(graph: ModelGraph, stored: Mapping[str, StoredTensor], path: Path) -> dict[str, Tensor]:
+    """The tensors that the graph needs, all of them and no other."""
+    tensors = {}
+    for parameter in graph.params():
+        tensor = stored.get(parameter.name)
+        if tensor is None:
+            raise InputError(f"{path}: tensor {parameter.name} is missing")
+        if tensor.shape != parameter.shape:
+            raise InputError(
+                f"{path}: tensor {parameter.name} has shape {tensor.shape}, its model needs {parameter.shape}"
+            )
+        if tensor.type not in SUPPORTED:
+            names = ", ".join(kind.name for kind in SUPPORTED)
+            raise InputError(
+                f"{path}: tensor {tensor.name} has quantization type {tensor.type.name}, "
+                f"which is not supported (supported: {names})"
+            )
+        tensors[parameter.name] = _matrix(tensor, path) if len(tensor.shape) == 2 else _vector(tensor)
+    for name in stored:
+        if name not in tensors:
+            raise InputError(f"{path}: tensor {name} is not known for this architecture")
+    return tensors
+
+
+def _matrix(stored: StoredTensor, path: Path) -> Tensor:
+    block = GGML_QUANT_SIZES[stored.type][0]
+    if stored.shape[1] % block:
+        raise InputError(
+            f"{path}: rows of {stored.name} have {stored.shape[1]} elements, not a multiple of the {block} "
+            f"of a {stored.type.name} block"
+        )
+    return Tensor(stored.name, stored.type, stored.shape, stored.data)
+
+
+def _vector(stored: StoredTensor) -> Tensor:
+    if stored.type not in (Type.F32, Type.F16, Type.BF16):
+        raise InputError(f"tensor {stored.name} is a vector of type {stored.type.name}: not supported")
+    values = np.array(dequantize(np.asarray(stored.data), stored.type), np.float32)
+    return Tensor(stored.name, Type.F32, stored.shape, values.view(np.uint8))
