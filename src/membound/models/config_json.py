@@ -52,8 +52,8 @@ HARMLESS = frozenset(
     _name_or_path _attn_implementation _attn_implementation_autoset _flash_attn_2_enabled architectures
     attention_dropout auto_map bos_token_id cache_implementation chunk_size_feed_forward dtype eos_token_id
     id2label initializer_range is_decoder label2id model_type output_attentions output_hidden_states
-    pad_token_id pretraining_tp problem_type return_dict rope_interleaved tokenizer_class torch_dtype transformers_version
-    transformers.js_config use_cache
+    pad_token_id pretraining_tp problem_type return_dict rope_interleaved tokenizer_class torch_dtype
+    transformers_version transformers.js_config use_cache
     """.split()  # noqa: SIM905 (one word after another reads better than a list of strings)
 )
 # Of a config that nests its text model: the rest of it is not run.

@@ -96,7 +96,7 @@ def step_work(
 def tensor_bytes(kind: GGMLQuantizationType, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor as GGUF stores it."""
     block, size = GGML_QUANT_SIZES[kind]
-    return math.prod(shape) // block * int(size)
+    return math.prod(shape) // int(block) * int(size)
 
 
 def uniform_types(model: ModelGraph, kind: GGMLQuantizationType) -> WeightTypes:
