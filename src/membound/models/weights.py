@@ -47,6 +47,10 @@ class Tensor:
         """The values, in `shape`."""
         return np.asarray(dequantize(np.asarray(self.data), self.type), np.float32).reshape(self.shape)
 
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some rows of a matrix, (len(indices), columns), without dequantizing the others."""
+        return np.asarray(dequantize(np.asarray(self.data[indices]), self.type), np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class Weights:

@@ -1,0 +1,178 @@
+"""A model in NumPy, dequantized to float32, as its operators say it: the oracle of the other executors.
+ Keys and values live in slots, one per cached token; whoever calls says which slots a sequence has. So one
+walk serves a sequence alone and a cache in blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from membound.models.operators import (
+    Add,
+    Attention,
+    Embedding,
+    Gate,
+    Head,
+    Linear,
+    Norm,
+    Operator,
+    Rotate,
+)
+from membound.models.rope import Rope
+from membound.models.weights import Weights
+
+Floats = NDArray[np.float32]
+Slots = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCache:
+    """Keys and values of one layer, each (slots, kv_heads, head_dim)."""
+
+    keys: Floats
+    values: Floats
+
+
+class ReferenceModel:
+    """Computes logits. Matrices are dequantized when first used, and kept."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self._dense: dict[str, Floats] = {}
+
+    def cache(self, slots: int) -> list[LayerCache]:
+        """An empty cache for that many tokens, one entry per layer."""
+        dims = [layer.attention for layer in self.weights.architecture.layers]
+        shapes = [(slots, layer.kv_heads, layer.head_dim) for layer in dims]
+        return [LayerCache(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for shape in shapes]
+
+    def logits(self, tokens: Sequence[int]) -> Floats:
+        """A sequence from its start; logits after each token, shape (tokens, vocab)."""
+        return self.forward(tokens, self.cache(len(tokens)), np.arange(len(tokens)))
+
+    def forward(
+        self, tokens: Sequence[int], cache: list[LayerCache], slots: Slots, samples: int | None = None
+    ) -> Floats:
+        """The last len(tokens) tokens of a sequence of len(slots); logits of the last `samples` rows (None:
+        all).
+
+        `slots` are the places in `cache` of the tokens at positions 0, 1, …; those before the new ones hold
+        keys and values already.
+        """
+        graph = self.weights.graph
+        values: dict[str, Floats] = {}
+        self._run(graph.first, "", values, np.asarray(tokens), None, slots)
+        for index, operators in enumerate(graph.layers):
+            self._run(operators, f"blk.{index}.", values, np.asarray(tokens), cache[index], slots)
+        rows = len(tokens) if samples is None else samples
+        values["x"] = values["x"][len(tokens) - rows :]
+        self._run(graph.last, "", values, np.asarray(tokens), None, slots)
+        return values["logits"]
+
+    def _run(
+        self,
+        operators: tuple[Operator, ...],
+        prefix: str,
+        values: dict[str, Floats],
+        tokens: NDArray[np.int64],
+        cache: LayerCache | None,
+        slots: Slots,
+    ) -> None:
+        """Each value is (rows, elements)."""
+        for operator in operators:
+            match operator:
+                case Embedding(scale=scale, target=target):
+                    (table,) = operator.params()
+                    values[target] = self.weights.tensors[table.name].rows(tokens) * np.float32(scale)
+                case Norm(name=name, source=source, target=target):
+                    values[target] = rms_norm(
+                        values[source], self._tensor(f"{prefix}{name}.weight"), operator.eps
+                    )
+                case Linear(name=name, source=source, target=target, bias=bias):
+                    product = values[source] @ self._tensor(f"{prefix}{name}.weight").T
+                    values[target] = product + self._tensor(f"{prefix}{name}.bias") if bias else product
+                case Rotate(heads=heads, head_dim=head_dim, rope=rope, source=source):
+                    positions = np.arange(len(slots) - len(tokens), len(slots))
+                    heads_apart = values[source].reshape(-1, heads, head_dim)
+                    values[source] = rotate(heads_apart, positions, rope).reshape(len(tokens), -1)
+                case Attention(query=query, key=key, value=value, target=target):
+                    assert cache is not None
+                    shape = (len(tokens), operator.kv_heads, operator.head_dim)
+                    new = slots[len(slots) - len(tokens) :]
+                    cache.keys[new] = values[key].reshape(shape)
+                    cache.values[new] = values[value].reshape(shape)
+                    values[target] = attend(values[query], cache.keys[slots], cache.values[slots], operator)
+                case Gate(activation=activation, gate=gate, up=up, target=target):
+                    values[target] = ACTIVATIONS[activation](values[gate]) * values[up]
+                case Add(source=source):
+                    values["x"] = values["x"] + values[source]
+                case Head(source=source):
+                    (table,) = operator.params()
+                    values["logits"] = values[source] @ self._tensor(table.name).T
+
+    def _tensor(self, name: str) -> Floats:
+        if name not in self._dense:
+            self._dense[name] = self.weights.tensors[name].dequantize()
+        return self._dense[name]
+
+
+def rms_norm(values: Floats, weight: Floats, eps: float) -> Floats:
+    """Each run of len(weight) elements of a row by itself."""
+    runs = values.reshape(-1, len(weight))
+    mean_square = np.mean(runs * runs, axis=1, keepdims=True)
+    normed: Floats = runs / np.sqrt(mean_square + np.float32(eps)) * weight
+    return normed.reshape(values.shape)
+
+
+def rotate(heads: Floats, positions: NDArray[np.int64], rope: Rope) -> Floats:
+    """Rotary position embedding; `heads` is (rows, heads, head_dim), `positions` (rows,)."""
+    angles = positions.astype(np.float32)[:, None, None] * rope.inverse_frequencies()  # (rows, 1, pairs)
+    cos, sin = np.cos(angles) * np.float32(rope.amplitude), np.sin(angles) * np.float32(rope.amplitude)
+    half = rope.dimensions // 2
+    if rope.pairing == "halves":
+        first, second = slice(0, half), slice(half, rope.dimensions)
+    else:
+        first, second = slice(0, rope.dimensions, 2), slice(1, rope.dimensions, 2)
+    a, b = heads[..., first], heads[..., second]
+    turned = heads.copy()
+    turned[..., first] = a * cos - b * sin
+    turned[..., second] = a * sin + b * cos
+    return turned
+
+
+def attend(queries: Floats, keys: Floats, values: Floats, attention: Attention) -> Floats:
+    """Causal attention of the last rows of a sequence; queries (rows, heads · head_dim), keys and values
+    (length, kv_heads, head_dim)."""
+    rows, length = len(queries), len(keys)
+    grouped = queries.reshape(rows, attention.kv_heads, -1, attention.head_dim)  # the heads that share a key
+    scores = np.einsum("rkgd,lkd->kgrl", grouped, keys, optimize=True) * np.float32(attention.scale)
+    behind = np.arange(length - rows, length)[:, None] - np.arange(
+        length
+    )  # how far a key lies before its query
+    visible = behind >= 0 if attention.window is None else (behind >= 0) & (behind < attention.window)
+    scores = np.where(visible, scores, np.float32(-np.inf))
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    attended: Floats = np.einsum("kgrl,lkd->rkgd", weights, values, optimize=True)
+    return attended.reshape(rows, -1)
+
+
+def silu(x: Floats) -> Floats:
+    """x · sigmoid(x)."""
+    with np.errstate(over="ignore"):  # exp of a large number is inf, and its quotient 0, as it should be
+        activated: Floats = x / (1 + np.exp(-x))
+    return activated
+
+
+def gelu_tanh(x: Floats) -> Floats:
+    """GELU by its tanh approximation (Hendrycks & Gimpel 2016)."""
+    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+    activated: Floats = np.float32(0.5) * x * (1 + np.tanh(inner))
+    return activated
+
+
+ACTIVATIONS = {"silu": silu, "gelu_tanh": gelu_tanh}
