@@ -78,14 +78,24 @@ class ChatTemplate:
 
 
 _T = TypeVar("_T")
+# what template code can raise, its own errors and Python's
+_TEMPLATE_FAULTS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 def _guarded(action: Callable[[], _T]) -> _T:
     """Run template code; whatever goes wrong in it becomes one line."""
     try:
         return action()
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except _TEMPLATE_FAULTS as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(f"the chat template refuses this conversation: {reason}; --raw avoids it") from None
 
 
