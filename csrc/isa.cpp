@@ -1,0 +1,54 @@
+#include "isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace membound {
+
+const char* name(Isa isa) {
+    switch (isa) {
+        case Isa::portable: return "portable";
+        case Isa::avx2: return "avx2";
+        case Isa::avx512: return "avx512";
+    }
+    return "";
+}
+
+std::vector<Isa> supported_isas() {
+    std::vector<Isa> found = {Isa::portable};
+#if defined(__x86_64__)
+    // The compiler's own check: CPUID, and XGETBV for the registers that the operating system saves.
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+    if (avx2) found.push_back(Isa::avx2);
+    if (avx512) found.push_back(Isa::avx512);
+#endif
+    return found;
+}
+
+Isa choose_isa(const std::string& wanted) {
+    const char* environment = std::getenv("MEMBOUND_ISA");
+    const std::string asked = !wanted.empty() ? wanted : environment ? environment : "";
+    const std::vector<Isa> supported = supported_isas();
+    if (asked.empty()) return supported.back();
+    std::string names;
+    for (Isa isa : supported) {
+        if (asked == name(isa)) return isa;
+        names += (names.empty() ? "" : ", ") + std::string(name(isa));
+    }
+    throw std::invalid_argument("instruction set " + asked + " is not available on this machine; it has " + names);
+}
+
+const VectorKernels& vector_kernels(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return vector_avx512();
+    if (isa == Isa::avx2) return vector_avx2();
+#endif
+    (void)isa;
+    return vector_portable();
+}
+
+}  // namespace membound

@@ -1,0 +1,24 @@
+// Which instruction set the kernels use: the strongest that the machine has, or what the environment says.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "vector.h"
+
+namespace membound {
+
+enum class Isa { portable, avx2, avx512 };
+
+const char* name(Isa isa);
+
+// What this processor and its operating system run, weakest first; portable always.
+std::vector<Isa> supported_isas();
+
+// `wanted` is a name, or empty for the environment variable MEMBOUND_ISA, or the strongest there is. Throws
+// std::invalid_argument for a name that is unknown or that this machine lacks.
+Isa choose_isa(const std::string& wanted = "");
+
+const VectorKernels& vector_kernels(Isa isa);
+
+}  // namespace membound

@@ -1,0 +1,13 @@
+// The vector kernels, avx512.
+#include "vector.h"
+#include "vector_body.h"
+
+namespace membound::avx512 {
+#include "simd.inc"
+#include "probe.inc"
+#include "vector_table.inc"
+}  // namespace membound::avx512
+
+namespace membound {
+const VectorKernels& vector_avx512() { return avx512::table; }
+}  // namespace membound

@@ -1,0 +1,13 @@
+// The vector kernels, portable.
+#include "vector.h"
+#include "vector_body.h"
+
+namespace membound::portable {
+#include "simd.inc"
+#include "probe.inc"
+#include "vector_table.inc"
+}  // namespace membound::portable
+
+namespace membound {
+const VectorKernels& vector_portable() { return portable::table; }
+}  // namespace membound
