@@ -7,19 +7,27 @@ Gemma's 262,144 tokens at once, where deriving their 514,847 merges takes three 
 
 import heapq
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from membound.errors import InputError
+from membound.models.vocabulary import Kind, Vocabulary
 
 SPACE = "▁"
 
 
 class SentencePieceBpe:
-    """Text without special tokens to ids. `scores[id]` ranks the token that a merge would make."""
+    """Text without special tokens to ids.
 
-    def __init__(self, ids: Mapping[str, int], scores: Sequence[float], unknown: int | None) -> None:
+    `scores[id]` ranks the token that a merge would make. Merges never make control, unknown and byte tokens,
+    so plain text cannot turn into them; a character that the vocabulary lacks becomes its byte tokens.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, scores: Sequence[float], unknown: int | None) -> None:
+        mergeable = (Kind.NORMAL, Kind.USER_DEFINED, Kind.UNUSED)
+        ids = {vocabulary.texts[i]: i for i in vocabulary.of_kind(*mergeable)}
         self._ids, self._scores, self._unknown = ids, scores, unknown
+        self._bytes = {vocabulary.bytes_of(i): i for i in vocabulary.of_kind(Kind.BYTE)}
         # No merge reaches over an "x▁" that no token contains, so text is cut there and words are cached.
         # (The separator is a code point that no text can hold.)
         inside = set(re.findall(f"([^\ud800{SPACE}]){SPACE}", "\ud800".join(ids))) | {SPACE}
@@ -70,7 +78,7 @@ class SentencePieceBpe:
         """A token, or the byte tokens of a character that the vocabulary lacks."""
         if symbol in self._ids:
             return [self._ids[symbol]]
-        spelled = [self._ids.get(f"<0x{byte:02X}>", self._unknown) for byte in symbol.encode()]
+        spelled = [self._bytes.get(bytes([byte]), self._unknown) for byte in symbol.encode()]
         if None in spelled:
             raise InputError(f"the tokenizer has no token for {symbol!r} and none for unknown text")
         return [token for token in spelled if token is not None]

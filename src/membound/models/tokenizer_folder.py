@@ -49,8 +49,8 @@ def folder_parts(folder: Path) -> TokenizerParts:
         _library_encode(library),
         bos,
         eos,
-        add_bos=bos is not None and bool(config.get("add_bos_token", bos in around)),
-        add_eos=eos is not None and bool(config.get("add_eos_token", eos in around)),
+        add_bos=bos is not None and _flag(config.get("add_bos_token"), bos in around),
+        add_eos=eos is not None and _flag(config.get("add_eos_token"), eos in around),
         strips_leading_space=any(
             (step["type"] == "Strip" and step["content"] == " " and step["start"] > 0)
             or (step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never")
@@ -89,6 +89,11 @@ def _steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     if decoder is None:
         return []
     return list(decoder["decoders"]) if decoder["type"] == "Sequence" else [decoder]
+
+
+def _flag(value: Any, default: bool) -> bool:
+    """A switch that may be missing or null."""
+    return default if value is None else bool(value)
 
 
 def _token_text(value: Any) -> str | None:

@@ -49,7 +49,7 @@ def gguf_parts(metadata: Mapping[str, Any]) -> TokenizerParts:
             bool(value("add_space_prefix", True)),
         )
         scores = _as_long(texts, value("scores", ()), "scores")
-        encode_text = SentencePieceBpe(vocabulary.ids, scores, token("unknown", 0)).encode
+        encode_text = SentencePieceBpe(vocabulary, scores, token("unknown", 0)).encode
     else:
         rule = pre_tokenizer(value("pre", "default"))
         bos, eos, add_bos, add_space = token("bos"), token("eos"), rule.add_bos, False
