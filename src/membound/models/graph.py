@@ -9,7 +9,8 @@ from functools import cached_property
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from membound.models.operators import Attention, Chunk, Load, Operator, Parameter, Work
+from membound.models.mixtures import Experts
+from membound.models.operators import Cache, Caching, Chunk, Load, Operator, Parameter, Work
 
 WeightTypes = Mapping[str, GGMLQuantizationType]  # by canonical tensor name
 
@@ -39,7 +40,13 @@ class ModelGraph:
     @cached_property
     def windows(self) -> frozenset[int | None]:
         """The attention windows that occur."""
-        return frozenset(op.window for ops in self.layers for op in ops if isinstance(op, Attention))
+        return frozenset(w for group in self.groups for op in caching(group.operators) for w in op.windows)
+
+    def caches(self) -> Iterator[tuple[Cache, int]]:
+        """What each kind of layer keeps, and in how many layers."""
+        for group in self.groups:
+            for operator in caching(group.operators):
+                yield operator.cache, len(group.indices)
 
     def params(self) -> Iterator[Parameter]:
         """Every parameter once, under its canonical name."""
@@ -51,14 +58,47 @@ class ModelGraph:
                     seen.add(full.name)
                     yield full
 
-    def kv_bytes_per_token(self, kv_bytes: int) -> int:
-        """Bytes that a token takes in a cache which keeps all tokens, windows or not."""
+    def kv_bytes_per_token(self, kv_bytes: float) -> float:
+        """Bytes of keys and values that a token takes in a cache which keeps all tokens, windows or not."""
+        return sum(cache.elements * kv_bytes * layers for cache, layers in self.caches())
+
+    def growing_bytes_per_token(self, kv_bytes: float) -> float:
+        """Bytes that every further token takes for ever: without windows, with an indexer's keys."""
         return sum(
-            op.kv_elements * kv_bytes for ops in self.layers for op in ops if isinstance(op, Attention)
+            (cache.elements * kv_bytes + cache.bytes) * layers
+            for cache, layers in self.caches()
+            if cache.limit is None
         )
 
+    def bounded_bytes_per_sequence(self, kv_bytes: float) -> float:
+        """Bytes of a sequence that do not grow with its length: full windows, and states."""
+        return sum(
+            (
+                (cache.elements * (cache.limit or 0) + cache.sequence_elements) * kv_bytes
+                + cache.sequence_bytes
+            )
+            * layers
+            for cache, layers in self.caches()
+        )
+
+    def parameters(self) -> int:
+        """All parameters."""
+        return sum(parameter.elements for parameter in self.params())
+
+    def active_parameters(self) -> float:
+        """Parameters that one token multiplies: its experts, the head; not the table it is looked up in."""
+        head = {parameter.name for operator in self.last for parameter in operator.params()}
+        looked_up = sum(p.elements for op in self.first for p in op.params() if p.name not in head)
+        idle = sum(
+            (sum(p.elements for p in op.params()) - op.active_params) * len(group.indices)
+            for group in self.groups
+            for op in group.operators
+            if isinstance(op, Experts)
+        )
+        return self.parameters() - looked_up - idle
+
     def works(
-        self, chunks: Iterable[tuple[int, int] | Chunk], weight_types: WeightTypes, kv_bytes: int
+        self, chunks: Iterable[tuple[int, int] | Chunk], weight_types: WeightTypes, kv_bytes: float
     ) -> dict[str, Work]:
         """What a step takes by operator name, layers summed, in the order in which they first run."""
         load = Load.of(chunks, self.windows, kv_bytes)
@@ -82,7 +122,7 @@ class ModelGraph:
 
 
 def step_work(
-    model: ModelGraph, chunks: Iterable[tuple[int, int] | Chunk], weight_types: WeightTypes, kv_bytes: int
+    model: ModelGraph, chunks: Iterable[tuple[int, int] | Chunk], weight_types: WeightTypes, kv_bytes: float
 ) -> Work:
     """What a step takes, exactly.
 
@@ -91,6 +131,11 @@ def step_work(
     whole.
     """
     return sum(model.works(chunks, weight_types, kv_bytes).values(), Work())
+
+
+def caching(operators: Iterable[Operator]) -> Iterator[Caching]:
+    """Those that keep something between steps."""
+    return (operator for operator in operators if isinstance(operator, Caching))
 
 
 def tensor_bytes(kind: GGMLQuantizationType, shape: tuple[int, ...]) -> int:

@@ -10,8 +10,9 @@ once: the weights, and the keys and values.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from math import prod
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from membound.models.architecture import Activation
 from membound.models.rope import Rope
@@ -24,15 +25,20 @@ class Parameter:
     name: str
     shape: tuple[int, ...]
 
+    @property
+    def elements(self) -> int:
+        """Numbers in it."""
+        return prod(self.shape)
+
 
 @dataclass(frozen=True)
 class Work:
-    """What a step takes."""
+    """What a step takes. Whole numbers, but for experts and for entries that stand for several tokens."""
 
-    flops: int = 0
-    weight_bytes: int = 0
-    kv_read_bytes: int = 0
-    kv_write_bytes: int = 0
+    flops: float = 0
+    weight_bytes: float = 0
+    kv_read_bytes: float = 0
+    kv_write_bytes: float = 0
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -43,7 +49,7 @@ class Work:
         )
 
     @property
-    def bytes(self) -> int:
+    def bytes(self) -> float:
         """All that crosses the memory bus."""
         return self.weight_bytes + self.kv_read_bytes + self.kv_write_bytes
 
@@ -70,19 +76,33 @@ def attention_keys(tokens: int, context: int, window: int | None) -> int:
     return context + tokens if window is None else min(context, window - 1) + tokens
 
 
+def chosen_keys(tokens: int, context: int, limit: int | None) -> int:
+    """Keys read at least, where each query chooses at most `limit` of those before it; None chooses all."""
+    keys = context + tokens
+    return keys if limit is None else min(keys, tokens * limit)
+
+
 @dataclass(frozen=True)
 class Load:
-    """The chunks of a step, summed to what costs depend on; `pairs` and `keys` per attention window."""
+    """The chunks of a step, summed to what costs depend on; pairs and keys per attention window."""
 
-    rows: int
-    sampled: int
-    pairs: Mapping[int | None, int]
-    keys: Mapping[int | None, int]
-    kv_bytes: int = 2  # of one element of a cached key or value
+    rows: float
+    sampled: float
+    pairs: Mapping[int | None, float]
+    keys: Mapping[int | None, float]
+    kv_bytes: float = 2  # of one element of a cached key or value
+    sequences: float = 0
+    chosen: Mapping[int | None, float] = field(default_factory=dict)
+    chunks: tuple[Chunk, ...] = ()
+    skew: float = 0.0  # of expert routing; 0 is uniform
 
     @classmethod
     def of(
-        cls, chunks: Iterable[tuple[int, int] | Chunk], windows: Iterable[int | None], kv_bytes: int
+        cls,
+        chunks: Iterable[tuple[int, int] | Chunk],
+        windows: Iterable[int | None],
+        kv_bytes: float,
+        skew: float = 0.0,
     ) -> Load:
         """Sums chunks; (tokens, context) stands for one that samples once."""
         known = [Chunk(*chunk) for chunk in chunks]
@@ -93,10 +113,52 @@ class Load:
             pairs={w: sum(attention_pairs(c.tokens, c.context, w) for c in known) for w in windows},
             keys={w: sum(attention_keys(c.tokens, c.context, w) for c in known) for w in windows},
             kv_bytes=kv_bytes,
+            sequences=len(known),
+            chosen={w: sum(chosen_keys(c.tokens, c.context, w) for c in known) for w in windows},
+            chunks=tuple(known),
+            skew=skew,
         )
 
 
-BytesOf = Callable[[Parameter], int]  # the bytes of a parameter as it is stored
+BytesOf = Callable[[Parameter], float]  # the bytes of a parameter as it is stored
+
+
+class Operator(Protocol):
+    """What every record answers."""
+
+    @property
+    def name(self) -> str: ...
+
+    def params(self) -> tuple[Parameter, ...]:
+        """The tensors it needs."""
+
+    def cost(self, load: Load, bytes_of: BytesOf) -> Work:
+        """What it takes for a load."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What an operator keeps between steps: `elements` per token in the precision of the cache and `bytes`
+    per token in a precision of their own, for the last `limit` tokens (None: all); and whatever the
+    length `sequence_elements` and `sequence_bytes`.
+    """
+
+    elements: float = 0
+    bytes: float = 0
+    limit: int | None = None
+    sequence_elements: float = 0
+    sequence_bytes: int = 0
+
+
+@runtime_checkable
+class Caching(Protocol):
+    """An operator that keeps something; `windows` are the limits under which it counts pairs and keys."""
+
+    @property
+    def cache(self) -> Cache: ...
+
+    @property
+    def windows(self) -> tuple[int | None, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +176,7 @@ class Embedding:
 
     def cost(self, load: Load, bytes_of: BytesOf) -> Work:
         """Only the rows looked up are read."""
-        return Work(weight_bytes=load.rows * bytes_of(self.params()[0]) // self.vocab)
+        return Work(weight_bytes=load.rows * (bytes_of(self.params()[0]) / self.vocab))
 
 
 @dataclass(frozen=True)
@@ -131,7 +193,7 @@ class Norm:
         return (Parameter(f"{self.name}.weight", (self.width,)),)
 
     def cost(self, load: Load, bytes_of: BytesOf) -> Work:
-        return Work(weight_bytes=_once(load.rows, self.params(), bytes_of))
+        return Work(weight_bytes=read_once(load.rows, self.params(), bytes_of))
 
 
 @dataclass(frozen=True)
@@ -152,7 +214,7 @@ class Linear:
     def cost(self, load: Load, bytes_of: BytesOf) -> Work:
         return Work(
             flops=2 * load.rows * self.rows * self.columns,
-            weight_bytes=_once(load.rows, self.params(), bytes_of),
+            weight_bytes=read_once(load.rows, self.params(), bytes_of),
         )
 
 
@@ -196,6 +258,14 @@ class Attention:
         """Elements of keys and values cached per token."""
         return 2 * self.kv_heads * self.head_dim
 
+    @property
+    def cache(self) -> Cache:
+        return Cache(elements=self.kv_elements, limit=self.window)
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        return (self.window,)
+
     def cost(self, load: Load, bytes_of: BytesOf) -> Work:
         """Each pair takes a dot product and a weighted sum; each key and value is read once per chunk."""
         return Work(
@@ -220,6 +290,22 @@ class Gate:
 
     def cost(self, load: Load, bytes_of: BytesOf) -> Work:
         return Work()
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Learned vectors of some operation too small to count: decays, sinks, mixing weights. (name, length)
+    each.
+    """
+
+    name: str
+    lengths: tuple[tuple[str, int], ...]
+
+    def params(self) -> tuple[Parameter, ...]:
+        return tuple(Parameter(name, (length,)) for name, length in self.lengths)
+
+    def cost(self, load: Load, bytes_of: BytesOf) -> Work:
+        return Work(weight_bytes=read_once(load.rows, self.params(), bytes_of))
 
 
 @dataclass(frozen=True)
@@ -253,13 +339,10 @@ class Head:
     def cost(self, load: Load, bytes_of: BytesOf) -> Work:
         return Work(
             flops=2 * load.rows * self.vocab * self.hidden,
-            weight_bytes=_once(load.rows, self.params(), bytes_of),
+            weight_bytes=read_once(load.rows, self.params(), bytes_of),
         )
 
 
-Operator = Embedding | Norm | Linear | Rotate | Attention | Gate | Add | Head
-
-
-def _once(rows: int, params: tuple[Parameter, ...], bytes_of: BytesOf) -> int:
+def read_once(rows: float, params: tuple[Parameter, ...], bytes_of: BytesOf) -> float:
     """Weights are read once however many rows share them, and not at all without rows."""
     return sum(bytes_of(parameter) for parameter in params) if rows else 0

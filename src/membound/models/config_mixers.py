@@ -1,0 +1,167 @@
+"""Mixers of a config.json beside grouped-query attention: latent, compressed and linear attention, Mamba."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from membound.errors import InputError
+from membound.models.architecture import (
+    AttentionDims,
+    CompressedAttentionDims,
+    DeltaNetDims,
+    IndexerDims,
+    KimiDeltaDims,
+    LatentAttentionDims,
+    MambaDims,
+    Mixer,
+)
+from membound.models.rope import Rope
+from membound.models.settings import Settings
+
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def latent_layers(settings: Settings, family: str, count: int, heads: int, rope: Rope) -> list[Mixer]:
+    """DeepSeek-V2 to V3.2, Kimi-K2, GLM-5: every layer the same."""
+    return [_latent(settings, heads, rope)] * count
+
+
+def _latent(settings: Settings, heads: int, rope: Rope) -> LatentAttentionDims:
+    nope, rotated = settings.integer("qk_nope_head_dim"), settings.integer("qk_rope_head_dim")
+    whole = settings.optional_integer("qk_head_dim")
+    if whole is not None and whole != nope + rotated:
+        raise InputError(f"{settings.where}: qk_head_dim {whole} is not {nope} + {rotated}")
+    return LatentAttentionDims(
+        heads=heads,
+        query_rank=settings.optional_integer("q_lora_rank"),
+        kv_rank=settings.integer("kv_lora_rank"),
+        nope_dim=nope,
+        rope_dim=rotated,
+        value_dim=settings.integer("v_head_dim"),
+        scale=(nope + rotated) ** -0.5,
+        rope=None if settings.flag("mla_use_nope", False) else rope,
+        bias=settings.flag("attention_bias", False),
+        output_gate=settings.flag("mla_use_output_gate", False),
+        indexer=_indexer(settings),
+    )
+
+
+def _indexer(settings: Settings) -> IndexerDims | None:
+    settings.ignore({"indexer_rope_interleave"})
+    if settings.get("index_topk") is None:
+        return None
+    return IndexerDims(
+        settings.integer("index_n_heads"), settings.integer("index_head_dim"), settings.integer("index_topk")
+    )
+
+
+def compressed_layers(settings: Settings, family: str, count: int, heads: int, rope: Rope) -> list[Mixer]:
+    """DeepSeek-V4: the ratio of each layer; ratios beyond the layers belong to the draft head."""
+    ratios = settings.get("compress_ratios")
+    if not isinstance(ratios, list) or len(ratios) < count:
+        raise InputError(f"{settings.where}: compress_ratios must list a ratio for each of {count} layers")
+    if settings.integer("num_key_value_heads", 1) != 1:
+        raise InputError(f"{settings.where}: num_key_value_heads must be 1 with compress_ratios")
+    head_dim, indexer = settings.integer("head_dim"), _indexer(settings)
+    settings.ignore({"compress_rope_theta"})
+    rotated = Rope(rope.base, settings.integer("qk_rope_head_dim"), rope.pairing, rope.scaling)
+
+    def layer(ratio: int) -> CompressedAttentionDims:
+        if ratio not in (0, 4, 128):
+            raise InputError(f"{settings.where}: compress_ratios holds {ratio}; 0, 4 and 128 are understood")
+        return CompressedAttentionDims(
+            heads=heads,
+            head_dim=head_dim,
+            query_rank=settings.integer("q_lora_rank"),
+            output_groups=settings.integer("o_groups"),
+            output_rank=settings.integer("o_lora_rank"),
+            window=settings.integer("sliding_window"),
+            ratio=ratio,
+            scale=head_dim**-0.5,
+            rope=rotated,
+            indexer=indexer if ratio == 4 else None,
+        )
+
+    return [layer(ratio) for ratio in ratios[:count]]
+
+
+def gated_delta_layers(settings: Settings, count: int, attention: AttentionDims) -> list[Mixer]:
+    """Qwen3-Next and Qwen3.5: linear layers with a full one every few."""
+    linear = DeltaNetDims(
+        key_heads=settings.integer("linear_num_key_heads"),
+        value_heads=settings.integer("linear_num_value_heads"),
+        key_dim=settings.integer("linear_key_head_dim"),
+        value_dim=settings.integer("linear_value_head_dim"),
+        kernel=settings.integer("linear_conv_kernel_dim"),
+        state_bytes=settings.choice("mamba_ssm_dtype", ELEMENT_BYTES, "float32"),
+    )
+    named = settings.get("layer_types")
+    interval = settings.integer("full_attention_interval", 4)
+    if named is None:
+        named = ["linear_attention" if (i + 1) % interval else "full_attention" for i in range(count)]
+    kinds: Mapping[Any, Mixer] = {"linear_attention": linear, "full_attention": attention}
+    return _named_layers(settings, named, kinds, count)
+
+
+def kimi_layers(settings: Settings, family: str, count: int, heads: int, rope: Rope) -> list[Mixer]:
+    """Kimi Linear and K3: linear_attn_config lists the layers of each kind, counted from one."""
+    latent = _latent(settings, heads, rope)
+    inner = Settings(settings.get("linear_attn_config") or {}, f"{settings.where}, linear_attn_config")
+    linear = KimiDeltaDims(
+        heads=inner.integer("num_heads"),
+        head_dim=inner.integer("head_dim"),
+        kernel=inner.integer("short_conv_kernel_size"),
+        full_rank_gate=inner.flag("use_full_rank_gate", False),
+    )
+    full, deltas = set(inner.get("full_attn_layers") or ()), set(inner.get("kda_layers") or ())
+    inner.ignore({"gate_lower_bound"})  # bounds a decay, at no cost
+    inner.refuse_unread()
+    if full & deltas or full | deltas != set(range(1, count + 1)):
+        raise InputError(
+            f"{settings.where}: kda_layers and full_attn_layers must name each of {count} layers once"
+        )
+    return [latent if index in full else linear for index in range(1, count + 1)]
+
+
+PATTERN = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
+
+
+def nemotron_layers(settings: Settings, count: int, attention: AttentionDims) -> list[Mixer | None]:
+    """Nemotron-H: each layer is one mixer or one feed-forward; None stands where a feed-forward is."""
+    mamba = MambaDims(
+        heads=settings.integer("mamba_num_heads"),
+        head_dim=settings.integer("mamba_head_dim"),
+        groups=settings.integer("n_groups"),
+        state=settings.integer("ssm_state_size"),
+        kernel=settings.integer("conv_kernel"),
+        conv_bias=settings.flag("use_conv_bias", True),
+        bias=settings.flag("mamba_proj_bias", False),
+        state_bytes=settings.choice("mamba_ssm_cache_dtype", ELEMENT_BYTES, "float32"),
+    )
+    kinds: Mapping[Any, Mixer | None] = {"mamba": mamba, "attention": attention, "moe": None, "mlp": None}
+    return _named_layers(settings, nemotron_kinds(settings, count), kinds, count)
+
+
+def nemotron_kinds(settings: Settings, count: int) -> list[str]:
+    """mamba, attention, moe or mlp for each layer."""
+    named = settings.get("layers_block_type")
+    pattern = settings.get("hybrid_override_pattern")
+    if named is None:
+        if not isinstance(pattern, str) or set(pattern) - set(PATTERN):
+            raise InputError(f"{settings.where}: hybrid_override_pattern must be a text of M, *, E and -")
+        named = [PATTERN[letter] for letter in pattern]
+    if len(named) != count:
+        raise InputError(
+            f"{settings.where}: hybrid_override_pattern must have {count} layers, it has {len(named)}"
+        )
+    return list(named)
+
+
+def _named_layers(settings: Settings, named: Any, kinds: Mapping[Any, Any], count: int) -> list[Any]:
+    if not isinstance(named, list) or len(named) != count:
+        raise InputError(f"{settings.where}: layer_types must list {count} layers")
+    for name in named:
+        if name not in kinds:
+            raise InputError(f"{settings.where}: layer type {name!r} is not supported")
+    return [kinds[name] for name in named]
