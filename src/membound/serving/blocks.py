@@ -1,0 +1,121 @@
+"""The block pool: which blocks of the KV cache are free, used, shared, and what the named ones hold.
+
+A block is private until it is named. Only named blocks can be found and shared, so only they carry reference
+counts. A named block that nobody uses is free and keeps its content until it is taken again: the free list is
+in order of release, and its head is the one unused for longest.
+
+A named block that is found while free leaves its place in the middle of the free list behind; the pool counts
+such stale places and skips them when they come to the head.
+"""
+
+from collections import Counter, deque
+from collections.abc import Hashable, Iterable, Sequence
+
+
+class BlockPool:
+    """`blocks` blocks, by id from 0."""
+
+    __slots__ = ("_found", "_names", "_queue", "_references", "_stale", "blocks", "free")
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self.free = blocks  # how many nobody uses
+        self._queue = deque(range(blocks))  # free blocks, longest unused first, and stale places
+        self._stale: dict[int, int] = {}  # places of a block in the queue that no longer count, the foremost
+        self._names: dict[int, Hashable] = {}  # of named blocks, used or free
+        self._found: dict[Hashable, int] = {}  # the inverse
+        self._references: dict[int, int] = {}  # of named blocks in use
+
+    def find(self, name: Hashable) -> int | None:
+        """The block of that name, used or free."""
+        return self._found.get(name)
+
+    def acquire(self, shared: Sequence[int], count: int) -> list[int] | None:
+        """The found blocks `shared` and `count` fresh ones after them, or None and nothing changes."""
+        references = self._references
+        revived = [block for block in shared if block not in references]
+        if count + len(revived) > self.free:
+            return None
+        for block in revived:
+            self._stale[block] = self._stale.get(block, 0) + 1
+            references[block] = 0
+        self.free -= len(revived)
+        for block in shared:
+            references[block] += 1
+        return [*shared, *(self.take() for _ in range(count))]
+
+    def take(self) -> int:
+        """One fresh block, which forgets what it held; there must be a free one."""
+        block = self._queue.popleft()
+        if self._stale:
+            while block in self._stale:
+                self._stale[block] -= 1
+                if not self._stale[block]:
+                    del self._stale[block]
+                block = self._queue.popleft()
+        if block in self._names:
+            del self._found[self._names.pop(block)]
+        self.free -= 1
+        return block
+
+    def name(self, block: int, name: Hashable) -> None:
+        """A used private block holds `name` from now on; if another does already, it stays private."""
+        if name not in self._found:
+            self._found[name] = block
+            self._names[block] = name
+            self._references[block] = 1
+
+    def release(self, blocks: Sequence[int], published: int) -> None:
+        """One user of `blocks` leaves, of which those from `published` on are private.
+
+        The last block is free first, so that the head of a prefix outlives its tail.
+        """
+        references = self._references
+        self._queue.extend(reversed(blocks[published:] if published else blocks))
+        self.free += len(blocks) - published
+        for index in range(published - 1, -1, -1):
+            block = blocks[index]
+            users = references.get(block, 1) - 1
+            if users:
+                references[block] = users
+                continue
+            references.pop(block, None)
+            self._queue.append(block)
+            self.free += 1
+        if len(self._queue) > 4 * self.blocks:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Drop the stale places: a prefix found again and again would leave them without end."""
+        self._queue = deque(self.free_order())
+        self._stale.clear()
+
+    def free_order(self) -> list[int]:
+        """The free blocks in the order in which they would be taken."""
+        skip = Counter(self._stale)
+        order = []
+        for block in self._queue:
+            if skip[block]:
+                skip[block] -= 1
+            else:
+                order.append(block)
+        return order
+
+    def check(self, tables: Iterable[Sequence[int]]) -> None:
+        """Assert the invariants B1 to B6 of docs/scheduler.md, given the block tables of all users."""
+        users = Counter(block for table in tables for block in table)
+        places = Counter(self._queue)
+        free = Counter(self.free_order())
+        assert self.free + len(users) == self.blocks, "B1: every block is free or used"
+        assert set(free) == set(range(self.blocks)) - set(users), "B2: no block is both"
+        assert all(count == 1 for count in free.values()), "B2: no block is free twice"
+        assert len(free) == self.free, "B2: the count of free blocks is right"
+        assert all(0 < count <= places[block] for block, count in self._stale.items()), (
+            "B3: stale places exist"
+        )
+        assert all(count == 1 for block, count in users.items() if block not in self._references), (
+            "B4: private blocks have one user"
+        )
+        assert self._references == {b: users[b] for b in self._names if b in users}, "B5: references are uses"
+        assert self._found == {name: block for block, name in self._names.items()}, "B6: one block per name"
+        assert len(self._found) == len(self._names), "B6: one name per block"

@@ -1,0 +1,312 @@
+"""The scheduler: which requests compute how many tokens in the next step, and in which blocks.
+
+It knows no clock, no memory and no kernels: ids and integers only. The policy is that of vLLM V1: a budget
+of tokens per step, running requests first, preemption from the tail by recomputation, no admission in a step
+that preempted, and prefixes shared by block.
+
+Nothing is done per step for a request that is caught up. Such a request computes one token in every step, so
+it stores its distance to the step count once, and stands in the bucket of that distance modulo the block
+size: all requests of one bucket need a new block in the same step, and only that bucket is visited.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+
+from membound.errors import InputError
+from membound.serving.blocks import BlockPool
+from membound.serving.context import ContextSum
+from membound.serving.request import BLOCK_TOKENS, Request, State, StepCount
+from membound.serving.step import Outcome, Step
+
+_ORDER = attrgetter("order")
+
+
+class Scheduler:
+    """Turns requests into steps: `add`, then `schedule` and `commit` in turn until there is no step."""
+
+    def __init__(
+        self,
+        blocks: int,
+        *,
+        max_step_tokens: int = 2048,
+        max_running: int = 256,
+        windows: Iterable[int] = (),
+        prefix_reuse: bool = True,
+        block_tokens: int = BLOCK_TOKENS,
+    ) -> None:
+        """`blocks` of KV cache; `windows`: the attention windows whose context sums the executor needs."""
+        if blocks < 1:
+            raise InputError(f"the KV cache has {blocks} blocks; it needs at least one: give it more memory")
+        if not 1 <= max_running <= max_step_tokens:
+            raise InputError(
+                f"{max_running} requests may run but a step has room for {max_step_tokens} tokens: allow at"
+                " least one request, and as many tokens per step as requests"
+            )
+        self.max_step_tokens = max_step_tokens
+        self.max_running = max_running
+        self.prefix_reuse = prefix_reuse
+        self.block_tokens = block_tokens
+        self.pool = BlockPool(blocks)
+        self.waiting: deque[Request] = deque()  # preempted requests first, then by arrival
+        self.running: list[Request] = []  # in order of admission; at most the last is part of the way
+        self.preemptions = 0
+        self.prompt_tokens = 0  # of requests when first admitted
+        self.hit_tokens = 0  # of these, found in the cache
+        self._count = StepCount()
+        self._decodes = 0  # caught-up requests: the head of `running`
+        self._buckets: list[dict[Request, None]] = [{} for _ in range(block_tokens)]  # each in running order
+        self._contexts = [ContextSum(window) for window in (None, *windows)]
+        self._admissions = 0
+        self._aborted: list[Request] = []
+        self._step: Step | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request waits or runs."""
+        return bool(self.waiting or self.running)
+
+    def add(self, request: Request) -> None:
+        """Queue a new request; one that could never fit in the cache is refused."""
+        if request.prompt_length < 1:
+            raise InputError("the prompt is empty: give at least one token")
+        most = request.prompt_length + request.max_tokens - 1  # the last sampled token is never computed
+        if most > self.pool.blocks * self.block_tokens:
+            raise InputError(
+                f"{request.prompt_length} prompt tokens and up to {request.max_tokens} new ones never fit in"
+                f" a KV cache of {self.pool.blocks * self.block_tokens} tokens: shorten the prompt, lower"
+                " max_tokens or give the cache more memory"
+            )
+        request.shareable = request.shareable and self.prefix_reuse
+        request.state = State.WAITING
+        self.waiting.append(request)
+
+    def abort(self, request: Request) -> None:
+        """Drop a request; one that runs keeps its blocks until no step can be using them."""
+        if request.state is State.WAITING:
+            self.waiting.remove(request)
+            request.state = State.ENDED
+        elif request.state is State.RUNNING and request not in self._aborted:
+            self._aborted.append(request)
+
+    def schedule(self) -> Step | None:
+        """The next step, to be committed before the next one; None if there is nothing to do."""
+        assert self._step is None, "commit the last step first"
+        self._drop_aborted()
+        preempted = self._make_room()
+        chunks: list[tuple[Request, int]] = []
+        budget = self.max_step_tokens - self._decodes
+        if len(self.running) > self._decodes:
+            request = self.running[-1]
+            chunks.append((request, min(request.length - request.computed, budget)))
+            budget -= chunks[0][1]
+        if self.waiting and not preempted:
+            budget = self._admit(chunks, budget)
+        if not self.running:
+            return None
+        self._step = Step(
+            chunks,
+            self.running,
+            self._decodes,
+            {context.window: context.total for context in self._contexts},
+            {context.window: context.growing for context in self._contexts},
+            preempted,
+            1 if chunks or preempted else self._repeatable(budget),
+        )
+        return self._step
+
+    def commit(self, outcome: Outcome) -> list[Request]:
+        """Take in what came of the step; the requests that ended, in running order, without aborted ones."""
+        step = self._step
+        assert step is not None, "schedule a step first"
+        assert 0 <= outcome.times <= step.repeat, f"the step ran {outcome.times} times of {step.repeat}"
+        self._step = None
+        for request, tokens in outcome.tokens.items():
+            request.tokens.extend(tokens)
+        if outcome.times:
+            self._count_steps(outcome.times)
+            for request, tokens_computed in step.chunks:
+                self._advance(request, tokens_computed, outcome.now)
+        self._drop_aborted()
+        ended = [request for request in outcome.ended if request.state is State.RUNNING]
+        if len(ended) > 1:
+            ended.sort(key=_ORDER)
+        for request in ended:
+            request.last_token = outcome.now
+            self._end(request)
+        return ended
+
+    def _count_steps(self, times: int) -> None:
+        """A repeated step took its blocks one step after the other."""
+        count = self._count
+        for _ in range(times - 1):
+            count.steps += 1
+            for request in self._buckets[count.steps % self.block_tokens]:
+                self._grow(request)
+        count.steps += 1
+        for context in self._contexts:
+            context.advance(times, count.steps)
+
+    def _advance(self, request: Request, tokens: int, now: float) -> None:
+        """A chunk was computed; if it reached the end of what is known, a token was sampled."""
+        request.advance(tokens)
+        self._publish(request)
+        if request.computed == request.length:
+            count = self._count
+            request.catch_up(count)
+            if request.first_token is None:
+                request.first_token = now
+            self._buckets[request.offset % self.block_tokens][request] = None
+            self._decodes += 1
+            for context in self._contexts:
+                context.add(request.computed, count.steps)
+
+    def _make_room(self) -> list[Request]:
+        """A block for each caught-up request whose next token begins one; from the tail, others give way."""
+        bucket = self._buckets[self._count.steps % self.block_tokens]
+        pool = self.pool
+        if len(bucket) <= pool.free:
+            for request in bucket:
+                self._grow(request)
+            return []
+        preempted: list[Request] = []
+        for request in list(bucket):
+            while not pool.free and request.state is State.RUNNING:
+                preempted.append(self._preempt())
+            if request.state is State.RUNNING:
+                self._grow(request)
+        return preempted
+
+    def _grow(self, request: Request) -> None:
+        """One more block; the one before it is full, so that others may share it."""
+        if request.shareable:
+            self._publish(request)
+        request.blocks.append(self.pool.take())
+
+    def _preempt(self) -> Request:
+        """The last to be admitted gives up its blocks and waits, first of all."""
+        request = self.running.pop()
+        self._leave(request)
+        request.reset()
+        request.state = State.WAITING
+        self.waiting.appendleft(request)
+        self.preemptions += 1
+        return request
+
+    def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> int:
+        """Waiting requests join in order while slots, tokens and blocks last; the tokens that are left."""
+        pool = self.pool
+        while self.waiting and budget and len(self.running) < self.max_running:
+            request = self.waiting[0]
+            shared = self._match(request) if request.shareable else ()
+            blocks = pool.acquire(shared, -(-request.length // self.block_tokens) - len(shared))
+            if blocks is None:
+                break
+            self.waiting.popleft()
+            request.blocks.extend(blocks)
+            request.published = len(shared)
+            hit = len(shared) * self.block_tokens
+            request.advance(hit)
+            if not request.preemptions:
+                request.hit_tokens = hit
+                self.hit_tokens += hit
+                self.prompt_tokens += request.prompt_length
+            request.state = State.RUNNING
+            self._admissions += 1
+            request.order = self._admissions
+            self.running.append(request)
+            count = min(request.length - request.computed, budget)
+            chunks.append((request, count))
+            budget -= count
+        return budget
+
+    def _match(self, request: Request) -> Sequence[int]:
+        """The longest cached prefix, in whole blocks, that leaves at least one token to compute."""
+        shared: list[int] = []
+        for index in range((request.length - 1) // self.block_tokens):
+            key = request.key(index, self.block_tokens)
+            block = None if key is None else self.pool.find(key)
+            if block is None:
+                break
+            shared.append(block)
+        return shared
+
+    def _publish(self, request: Request) -> None:
+        """Offer each full block once for sharing."""
+        if not request.shareable:
+            return
+        full = request.computed // self.block_tokens
+        for index in range(request.published, full):
+            key = request.key(index, self.block_tokens)
+            if key is None:
+                break
+            self.pool.name(request.blocks[index], key)
+            request.published = index + 1
+
+    def _repeatable(self, budget: int) -> int:
+        """How many such steps can follow each other before the next could differ in more than its context."""
+        if self.waiting and self.waiting[0].shareable and budget and len(self.running) < self.max_running:
+            return 1  # what is cached, and so whether it fits, may change
+        repeat = 1 + self.block_tokens * (self.pool.free // self._decodes)
+        for context in self._contexts:
+            steady = context.steady(self._count.steps)
+            if steady is not None:
+                repeat = min(repeat, steady)
+        return repeat
+
+    def _drop_aborted(self) -> None:
+        for request in self._aborted:
+            self._end(request)
+        self._aborted.clear()
+
+    def _end(self, request: Request) -> None:
+        del self.running[bisect_left(self.running, request.order, key=_ORDER)]
+        self._leave(request)
+        request.settle()
+        request.state = State.ENDED
+
+    def _leave(self, request: Request) -> None:
+        """Give up the place among the caught-up requests, and the blocks; full ones stay to be found."""
+        if request.caught_up:
+            self._decodes -= 1
+            del self._buckets[request.offset % self.block_tokens][request]
+            for context in self._contexts:
+                context.remove(request.computed, self._count.steps)
+        self._publish(request)
+        self.pool.release(request.blocks, request.published)
+        request.blocks.clear()
+        request.published = 0
+
+    def check(self) -> None:
+        """Assert the invariants S1 to S8 of docs/scheduler.md, and those of the pool."""
+        self.pool.check(request.blocks for request in self.running)
+        everyone = [*self.waiting, *self.running]
+        assert len(set(everyone)) == len(everyone), "S1: no request is in two places"
+        assert all(r.state is State.WAITING and not r.blocks and not r.computed for r in self.waiting), (
+            "S2: waiting requests hold nothing"
+        )
+        assert all(r.state is State.RUNNING for r in self.running), "S2: running requests run"
+        assert [r.order for r in self.running] == sorted({r.order for r in self.running}), "S3: running order"
+        caught_up = [request for request in self.running if request.caught_up]
+        assert caught_up == self.running[: self._decodes], "S4: caught-up requests stand first"
+        assert len(self.running) <= self.max_running, "S5: no more run than may"
+        if self._step is not None:
+            assert 0 < self._step.tokens <= self.max_step_tokens, "S5: the budget holds"
+            assert [r for r, _ in self._step.chunks] == self.running[self._decodes :], "S4: chunks stand last"
+        else:
+            assert len(self.running) - self._decodes <= 1, "S4: at most one is part of the way"
+        for request in self.running:
+            assert 0 <= request.computed < request.length, "S6: computed stays behind what is known"
+            assert not request.tokens or len(request.tokens) == request.length, "S6: tokens are what is known"
+            room = len(request.blocks) * self.block_tokens
+            needed = request.length if self._step is not None else request.computed
+            assert needed <= room < request.length + self.block_tokens, "S7: blocks are what it needs"
+        for residue, bucket in enumerate(self._buckets):
+            members = [r for r in caught_up if r.offset % self.block_tokens == residue]
+            assert list(bucket) == members, "S8: buckets hold the caught-up requests in running order"
+        for context in self._contexts:
+            window = context.window
+            cached = [r.computed if window is None else min(r.computed, window) for r in caught_up]
+            assert context.total == sum(cached), "S8: context sums are sums"
+            assert context.growing == sum(window is None or c < window for c in cached), "S8: growth is exact"
