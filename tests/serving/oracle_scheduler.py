@@ -58,21 +58,20 @@ class OracleScheduler:
         step: list[tuple[OracleRequest, int]] = []
         preempted: list[OracleRequest] = []
         budget = self.max_step_tokens
-        for request in list(self.running):
-            if request not in self.running:
-                continue
+        while sum(self.need(request) for request in self.running) > len(self.free):
+            victim = self.running.pop()
+            self.release(victim)
+            victim.computed, victim.samples = 0, False
+            self.waiting.insert(0, victim)
+            preempted.append(victim)
+        for request in self.running:
+            if self.need(request):
+                self.publish(request)
+        for request in self.running:
+            self.take(request)
             count = min(request.length - request.computed, budget)
-            while not self.grow(request, request.computed + count):
-                victim = self.running.pop()
-                self.release(victim)
-                victim.computed, victim.samples = 0, False
-                self.waiting.insert(0, victim)
-                preempted.append(victim)
-                if victim is request:
-                    break
-            else:
-                step.append((request, count))
-                budget -= count
+            step.append((request, count))
+            budget -= count
         hits = []
         while not preempted and self.waiting and budget and len(self.running) < self.max_running:
             request = self.waiting[0]
@@ -88,7 +87,7 @@ class OracleScheduler:
             request.blocks = list(found)
             request.published = len(found)
             request.computed = len(found) * self.block_tokens
-            assert self.grow(request, request.length)
+            self.take(request)
             hits.append(len(found))
             count = min(request.length - request.computed, budget)
             step.append((request, count))
@@ -128,20 +127,16 @@ class OracleScheduler:
         self.running.remove(request)
         self.release(request)
 
-    def grow(self, request: OracleRequest, tokens: int) -> bool:
-        """Blocks for so many tokens: all or none."""
-        need = -(-tokens // self.block_tokens) - len(request.blocks)
-        if need <= 0:
-            return True
-        self.publish(request)
-        if need > len(self.free):
-            return False
-        for _ in range(need):
+    def need(self, request: OracleRequest) -> int:
+        """Blocks that it lacks for all that it knows."""
+        return -(-request.length // self.block_tokens) - len(request.blocks)
+
+    def take(self, request: OracleRequest) -> None:
+        for _ in range(self.need(request)):
             block = self.free.pop(0)
             self.names[block] = None
             self.users[block] = 1
             request.blocks.append(block)
-        return True
 
     def match(self, request: OracleRequest) -> list[int]:
         found: list[int] = []

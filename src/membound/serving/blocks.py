@@ -32,6 +32,8 @@ class BlockPool:
 
     def acquire(self, shared: Sequence[int], count: int) -> list[int] | None:
         """The found blocks `shared` and `count` fresh ones after them, or None and nothing changes."""
+        if not shared:
+            return self.take(count) if count <= self.free else None
         references = self._references
         revived = [block for block in shared if block not in references]
         if count + len(revived) > self.free:
@@ -42,21 +44,26 @@ class BlockPool:
         self.free -= len(revived)
         for block in shared:
             references[block] += 1
-        return [*shared, *(self.take() for _ in range(count))]
+        return [*shared, *self.take(count)]
 
-    def take(self) -> int:
-        """One fresh block, which forgets what it held; there must be a free one."""
-        block = self._queue.popleft()
-        if self._stale:
-            while block in self._stale:
+    def take(self, count: int) -> list[int]:
+        """`count` fresh blocks, longest unused first, which forget what they held; so many must be free."""
+        self.free -= count
+        popleft = self._queue.popleft
+        if not self._names:  # and so nothing was ever found, and no place is stale
+            return [popleft() for _ in range(count)]
+        blocks: list[int] = []
+        while len(blocks) < count:
+            block = popleft()
+            if block in self._stale:
                 self._stale[block] -= 1
                 if not self._stale[block]:
                     del self._stale[block]
-                block = self._queue.popleft()
-        if block in self._names:
-            del self._found[self._names.pop(block)]
-        self.free -= 1
-        return block
+                continue
+            if block in self._names:
+                del self._found[self._names.pop(block)]
+            blocks.append(block)
+        return blocks
 
     def name(self, block: int, name: Hashable) -> None:
         """A used private block holds `name` from now on; if another does already, it stays private."""

@@ -118,9 +118,10 @@ class Request:
         """Whether each step computes its one newest token and samples the next."""
         return self._count is not None
 
-    def advance(self, tokens: int) -> None:
-        """Computed, or found in the cache: that many more tokens."""
+    def advance(self, tokens: int) -> bool:
+        """Computed, or found in the cache: that many more tokens. Whether these are all that are known."""
         self._computed += tokens
+        return self._computed == self._length
 
     def catch_up(self, count: StepCount) -> None:
         """All known tokens are computed and one was sampled: from now on every step adds one of each."""

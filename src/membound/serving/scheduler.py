@@ -11,7 +11,7 @@ size: all requests of one bucket need a new block in the same step, and only tha
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 
 from membound.errors import InputError
@@ -142,47 +142,44 @@ class Scheduler:
         count = self._count
         for _ in range(times - 1):
             count.steps += 1
-            for request in self._buckets[count.steps % self.block_tokens]:
-                self._grow(request)
+            self._grow(self._buckets[count.steps % self.block_tokens])
         count.steps += 1
         for context in self._contexts:
             context.advance(times, count.steps)
 
     def _advance(self, request: Request, tokens: int, now: float) -> None:
         """A chunk was computed; if it reached the end of what is known, a token was sampled."""
-        request.advance(tokens)
-        self._publish(request)
-        if request.computed == request.length:
+        complete = request.advance(tokens)
+        if request.shareable:
+            self._publish(request)
+        if complete:
             count = self._count
             request.catch_up(count)
             if request.first_token is None:
                 request.first_token = now
             self._buckets[request.offset % self.block_tokens][request] = None
             self._decodes += 1
+            cached = request.computed
             for context in self._contexts:
-                context.add(request.computed, count.steps)
+                context.add(cached, count.steps)
 
     def _make_room(self) -> list[Request]:
         """A block for each caught-up request whose next token begins one; from the tail, others give way."""
         bucket = self._buckets[self._count.steps % self.block_tokens]
-        pool = self.pool
-        if len(bucket) <= pool.free:
-            for request in bucket:
-                self._grow(request)
-            return []
         preempted: list[Request] = []
-        for request in list(bucket):
-            while not pool.free and request.state is State.RUNNING:
+        if bucket:
+            while len(bucket) > self.pool.free:
                 preempted.append(self._preempt())
-            if request.state is State.RUNNING:
-                self._grow(request)
+            self._grow(bucket)
         return preempted
 
-    def _grow(self, request: Request) -> None:
-        """One more block; the one before it is full, so that others may share it."""
-        if request.shareable:
-            self._publish(request)
-        request.blocks.append(self.pool.take())
+    def _grow(self, bucket: Collection[Request]) -> None:
+        """One more block for each; the one before it is full, so that others may share it."""
+        for request in bucket:
+            if request.shareable:
+                self._publish(request)
+        for request, block in zip(bucket, self.pool.take(len(bucket)), strict=True):
+            request.blocks.append(block)
 
     def _preempt(self) -> Request:
         """The last to be admitted gives up its blocks and waits, first of all."""
@@ -200,14 +197,16 @@ class Scheduler:
         while self.waiting and budget and len(self.running) < self.max_running:
             request = self.waiting[0]
             shared = self._match(request) if request.shareable else ()
-            blocks = pool.acquire(shared, -(-request.length // self.block_tokens) - len(shared))
+            length = request.length
+            blocks = pool.acquire(shared, -(-length // self.block_tokens) - len(shared))
             if blocks is None:
                 break
             self.waiting.popleft()
             request.blocks.extend(blocks)
             request.published = len(shared)
             hit = len(shared) * self.block_tokens
-            request.advance(hit)
+            if hit:
+                request.advance(hit)
             if not request.preemptions:
                 request.hit_tokens = hit
                 self.hit_tokens += hit
@@ -216,7 +215,7 @@ class Scheduler:
             self._admissions += 1
             request.order = self._admissions
             self.running.append(request)
-            count = min(request.length - request.computed, budget)
+            count = min(length - hit, budget)
             chunks.append((request, count))
             budget -= count
         return budget
@@ -234,8 +233,6 @@ class Scheduler:
 
     def _publish(self, request: Request) -> None:
         """Offer each full block once for sharing."""
-        if not request.shareable:
-            return
         full = request.computed // self.block_tokens
         for index in range(request.published, full):
             key = request.key(index, self.block_tokens)
@@ -271,9 +268,11 @@ class Scheduler:
         if request.caught_up:
             self._decodes -= 1
             del self._buckets[request.offset % self.block_tokens][request]
+            cached = request.computed
             for context in self._contexts:
-                context.remove(request.computed, self._count.steps)
-        self._publish(request)
+                context.remove(cached, self._count.steps)
+        if request.shareable:
+            self._publish(request)
         self.pool.release(request.blocks, request.published)
         request.blocks.clear()
         request.published = 0
