@@ -120,7 +120,7 @@ def write_gguf(
         name: _quantized(_permuted(name, values, architecture), _kind_of(name, values, kind), seed)
         for name, values in random_tensors(architecture, seed).items()
     }
-    scaling = architecture.layers[-1].attention.rope.scaling
+    scaling = _widest(architecture).attention.rope.scaling
     if isinstance(scaling, FrequencyDivisors):
         tensors["rope_freqs.weight"] = (np.asarray(scaling.divisors, np.float32), Type.F32)
     return _write_parts(writer, path, tensors, parts)
@@ -156,7 +156,7 @@ def architecture_name(architecture: Architecture) -> str:
 
 def gguf_metadata(architecture: Architecture) -> dict[str, Any]:
     """All keys but general.architecture, the tokenizer among them."""
-    layer, name = architecture.layers[-1], architecture_name(architecture)
+    layer, name = _widest(architecture), architecture_name(architecture)
     attention = layer.attention
     window = architecture.layers[0].attention.window
     dims: dict[str, Any] = {
@@ -170,7 +170,7 @@ def gguf_metadata(architecture: Architecture) -> dict[str, Any]:
         "attention.value_length": attention.head_dim,
         "attention.layer_norm_rms_epsilon": architecture.norm_eps,
         "rope.freq_base": attention.rope.base,
-        **_gguf_scaling(_widest_rope(architecture).scaling),
+        **_gguf_scaling(attention.rope.scaling),
     }
     if window is not None:
         dims["attention.sliding_window"] = window
@@ -179,7 +179,7 @@ def gguf_metadata(architecture: Architecture) -> dict[str, Any]:
 
 def hf_config(architecture: Architecture) -> dict[str, Any]:
     """A config.json of the form of transformers 4."""
-    layer, gemma = architecture.layers[-1], architecture.family == "gemma3"
+    layer, gemma = _widest(architecture), architecture.family == "gemma3"
     attention = layer.attention
     config: dict[str, Any] = {
         "model_type": "gemma3_text" if gemma else architecture.family,
@@ -194,7 +194,7 @@ def hf_config(architecture: Architecture) -> dict[str, Any]:
         "rms_norm_eps": architecture.norm_eps,
         "tie_word_embeddings": architecture.tied,
         "rope_theta": attention.rope.base,
-        "rope_scaling": _hf_scaling(_widest_rope(architecture).scaling),
+        "rope_scaling": _hf_scaling(attention.rope.scaling),
     }
     if gemma:
         config["query_pre_attn_scalar"] = attention.head_dim
@@ -205,6 +205,9 @@ def hf_config(architecture: Architecture) -> dict[str, Any]:
         config["hidden_act"] = "silu"
         config["attention_bias"] = attention.bias
         config["sliding_window"] = attention.window
+    if architecture.family in ("qwen2", "qwen3"):
+        config["use_sliding_window"] = attention.window is not None
+        config["max_window_layers"] = 0
     return config
 
 
@@ -315,10 +318,10 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
             raise TypeError(f"{key}: {value!r}")
 
 
-def _widest_rope(architecture: Architecture) -> Rope:
-    """That of a layer which sees all, where there is one."""
-    ropes = [layer.attention.rope for layer in architecture.layers]
-    return next((rope for rope in ropes if rope.scaling is not None), ropes[-1])
+def _widest(architecture: Architecture) -> Layer:
+    """A layer that sees all, where there is one."""
+    layers = architecture.layers
+    return next((layer for layer in layers if layer.attention.window is None), layers[-1])
 
 
 def _gguf_scaling(scaling: Scaling | None) -> dict[str, Any]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from membound.errors import InputError
 from membound.models.quantization import Quantization
 from membound.models.rope import Rope
+
+MOST_LAYERS = 4096  # a guard against damaged files; the deepest published models have below 200
 
 Activation = Literal["silu", "gelu_tanh", "relu2", "clamped_silu", "situ"]
 
@@ -29,6 +32,12 @@ class AttentionDims:
     whole_qk_norm: bool = False  # that norm over all heads together
     output_gate: bool = False  # a sigmoid of a second query projection multiplies what was attended
     sinks: bool = False  # a learned logit per head that takes part in the softmax
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise InputError(f"{self.heads} attention heads cannot share {self.kv_heads} key-value heads")
+        if self.rope.dimensions > self.head_dim:
+            raise InputError(f"rope turns {self.rope.dimensions} elements of heads that have {self.head_dim}")
 
 
 @dataclass(frozen=True)

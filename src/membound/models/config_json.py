@@ -8,6 +8,7 @@ from typing import Any
 
 from membound.errors import InputError
 from membound.models.architecture import (
+    MOST_LAYERS,
     Activation,
     Architecture,
     AttentionDims,
@@ -163,6 +164,7 @@ COST_FREE = frozenset(
 
 GEMMA3_LOCAL_BASE = 10_000.0
 GEMMA3_PATTERN = 6
+PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
 
 
 def architecture_from_config(config: Mapping[str, Any], where: str) -> Architecture:
@@ -185,9 +187,9 @@ def dimensions_from_config(config: Mapping[str, Any], where: str) -> Dimensions:
 
     `where` names the file in messages.
     """
-    flat = _flat(config)
+    flat = _flat(config, where)
     model_type = flat.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         supported = ", ".join(FAMILIES)
         raise InputError(f"{where}: model_type {model_type!r} is not supported (supported: {supported})")
     family = FAMILIES[model_type]
@@ -199,7 +201,7 @@ def dimensions_from_config(config: Mapping[str, Any], where: str) -> Dimensions:
     hidden = settings.integer("hidden_size")
     default = DEFAULTS.get(family, {}).get
     context_length = settings.integer("max_position_embeddings", default("max_position_embeddings"))
-    count = settings.integer("num_hidden_layers")
+    count = settings.integer("num_hidden_layers", most=MOST_LAYERS)
     mixers, softcaps = _mixers(settings, family, hidden, count, context_length)
     activation = _activation(settings, family)
     forwards: list[FeedForward | None] = list(feed_forwards(settings, family, count, activation))
@@ -225,19 +227,24 @@ def dimensions_from_config(config: Mapping[str, Any], where: str) -> Dimensions:
             for mixer, forward in zip(mixers, forwards, strict=True)
         ),
         quantization=quantization,
-        cost_only=_cost_only(family, forwards, softcaps, quantization is not None),
+        cost_only=_cost_only(family, forwards, activation, softcaps, quantization is not None),
     )
     settings.refuse_unread()
     return dimensions
 
 
 def _cost_only(
-    family: str, forwards: Sequence[FeedForward | None], softcaps: bool, quantized: bool
+    family: str,
+    forwards: Sequence[FeedForward | None],
+    activation: Activation,
+    softcaps: bool,
+    quantized: bool,
 ) -> tuple[str, ...]:
     """What no executor here computes."""
     found = {
         f"the {family} family": family not in RUNNABLE,
         "mixture of experts": any(isinstance(forward, ExpertsDims) for forward in forwards),
+        f"the activation {activation}": activation not in ("silu", "gelu_tanh"),
         "logit softcapping": softcaps,
         "a quantized safetensors checkpoint": quantized,
     }
@@ -323,13 +330,13 @@ def _nemotron_forwards(
     ]
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The text model's settings; a nested text_config inherits what only the outer config says."""
     nested = config.get("text_config")
     if nested is None:
         return dict(config)
     if not isinstance(nested, Mapping):
-        raise InputError("text_config must be an object")
+        raise InputError(f"{where}: text_config must be an object")
     outer = {key: value for key, value in config.items() if key not in {"text_config", *OTHER_MODALITIES}}
     return {**outer, **nested}
 
@@ -354,13 +361,14 @@ def _refuse_other_mathematics(settings: Settings) -> None:
 
 def _windows(settings: Settings, family: str, count: int) -> list[int | None]:
     """Each layer's attention window; None sees the whole context."""
-    window = settings.optional_integer("sliding_window")
-    period = settings.get("sliding_window_pattern") or settings.get("_sliding_window_pattern")
+    window = None if family == "llama" else settings.optional_integer("sliding_window")
+    period_key = next((key for key in PATTERN_KEYS if settings.get(key) is not None), PATTERN_KEYS[0])
+    period = settings.integer(period_key, GEMMA3_PATTERN)
+    first_sliding = settings.integer("max_window_layers", 28, least=0)
     named = settings.get("layer_types")
-    first_sliding = settings.get("max_window_layers")
     if family == "gemma3":
         window = window or DEFAULTS[family]["sliding_window"]
-        sliding = [(index + 1) % (period or GEMMA3_PATTERN) != 0 for index in range(count)]
+        sliding = [(index + 1) % period != 0 for index in range(count)]
     elif family in ("gemma2", "gpt_oss"):
         window = window or DEFAULTS[family]["sliding_window"]
         sliding = [index % 2 == 0 for index in range(count)]
@@ -370,8 +378,7 @@ def _windows(settings: Settings, family: str, count: int) -> list[int | None]:
     elif family in ("qwen2", "qwen3"):
         if not settings.flag("use_sliding_window", False):
             window = None
-        first = 28 if first_sliding is None else first_sliding
-        sliding = [index >= first for index in range(count)]
+        sliding = [index >= first_sliding for index in range(count)]
     elif family == "minimax_m2":
         if any(kind != 1 for kind in settings.get("attn_type_list") or ()):
             raise InputError(f"{settings.where}: attn_type_list names linear layers, which are not supported")
@@ -421,9 +428,12 @@ def _ropes(settings: Settings, family: str, head_dim: int, context_length: int) 
             parameters = {}
     settings.ignore({"rope_scaling"})
 
+    if not isinstance(parameters, Mapping):
+        raise InputError(f"{settings.where}: the rope settings must be an object, they are {parameters!r}")
+
     def rope(values: Any, base: float) -> Rope:
         if not isinstance(values, Mapping):
-            raise InputError(f"{settings.where}: the rope settings must be an object, they are {values!r}")
+            raise InputError(f"{settings.where}: the rope settings must be objects, there is {values!r}")
         inner = Settings(values, f"{settings.where}, rope settings")
         base = inner.number("rope_theta", base)
         fraction = inner.number("partial_rotary_factor", 1.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGMLQuantizationType, GGUFValueType
+from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from membound.errors import InputError
@@ -74,6 +74,30 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError:
         raise InputError(f"{path} is empty: download it again") from None
+
+
+def stored_tensor(
+    path: Path,
+    file: NDArray[np.uint8],
+    begin: int,
+    name: str,
+    kind: GGMLQuantizationType,
+    shape: tuple[int, ...],
+) -> StoredTensor:
+    """The tensor at byte `begin` of a mapped file; raises InputError where it cannot lie there."""
+    block = GGML_QUANT_SIZES[kind][0]
+    if not shape or min(shape) <= 0:
+        raise InputError(f"{path}: tensor {name} has shape {shape}: the file is damaged")
+    if shape[-1] % block:
+        raise InputError(
+            f"{path}: rows of tensor {name} have {shape[-1]} elements, not a multiple of the {block} "
+            f"in a block of {kind.name}"
+        )
+    end = begin + tensor_bytes(kind, shape)
+    if end > len(file):
+        raise InputError(f"{path}: tensor {name} reaches beyond the end of the file: download it again")
+    data = file[begin:end]
+    return StoredTensor(name, kind, shape, data.reshape(shape[0], -1) if len(shape) == 2 else data)
 
 
 class _Reader:
@@ -168,11 +192,4 @@ class _Reader:
             raise InputError(
                 f"{self.path}: tensor {name} has the unknown quantization type {type_number}"
             ) from None
-        begin = start + offset
-        end = begin + tensor_bytes(kind, shape)
-        if end > len(self.buffer):
-            raise InputError(
-                f"{self.path}: tensor {name} reaches beyond the end of the file: download it again"
-            )
-        data = self.file[begin:end]
-        return StoredTensor(name, kind, shape, data.reshape(shape[0], -1) if len(shape) == 2 else data)
+        return stored_tensor(self.path, self.file, start + offset, name, kind, shape)

@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from membound.errors import InputError
-from membound.models.architecture import Activation, Architecture, AttentionDims, FeedForwardDims, Layer
+from membound.models.architecture import (
+    MOST_LAYERS,
+    Activation,
+    Architecture,
+    AttentionDims,
+    FeedForwardDims,
+    Layer,
+)
 from membound.models.rope import (
     FrequencyDivisors,
     LinearScaling,
@@ -42,8 +49,9 @@ def architecture_from_gguf(
     supported.
     """
     family = metadata.get("general.architecture")
-    if family not in PAIRING:
-        raise InputError(f"architecture {family!r} is not supported (supported: {', '.join(PAIRING)})")
+    if not isinstance(family, str) or family not in PAIRING:
+        supported = ", ".join(PAIRING)
+        raise InputError(f"general.architecture {family!r} is not supported (supported: {supported})")
     prefix = f"{family}."
     settings = Settings(
         {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)},
@@ -54,7 +62,7 @@ def architecture_from_gguf(
     head_dim = settings.integer("attention.key_length", hidden // heads)
     if settings.integer("attention.value_length", head_dim) != head_dim:
         raise InputError("attention.value_length differs from attention.key_length: not supported")
-    count = settings.integer("block_count")
+    count = settings.integer("block_count", most=MOST_LAYERS)
     context_length = settings.integer("context_length")
     scaling = _scaling(settings, context_length, frequency_divisors)
     rope = Rope(

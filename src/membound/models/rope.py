@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from membound.errors import InputError
+
 Frequencies = NDArray[np.float64]
 
 # Which elements of a head turn together: (i, i + dimensions / 2), or (2i, 2i + 1) as GGUF stores llama's q
@@ -37,6 +39,10 @@ class Llama3Scaling:
     high_frequency_factor: float
     original_context: int
 
+    def __post_init__(self) -> None:
+        if self.low_frequency_factor > self.high_frequency_factor:
+            raise InputError("llama3 rope scaling has low_freq_factor above high_freq_factor")
+
 
 @dataclass(frozen=True)
 class YarnScaling:
@@ -58,6 +64,10 @@ class FrequencyDivisors:
 
     divisors: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not all(0 < divisor < math.inf for divisor in self.divisors):
+            raise InputError("rope frequency divisors must be positive numbers")
+
 
 Scaling = LinearScaling | Llama3Scaling | YarnScaling | FrequencyDivisors
 
@@ -70,6 +80,16 @@ class Rope:
     dimensions: int
     pairing: Pairing
     scaling: Scaling | None = None
+
+    def __post_init__(self) -> None:
+        if self.base <= 1:
+            raise InputError(f"a rope base of {self.base} is not supported: it must be greater than 1")
+        if self.dimensions % 2:
+            raise InputError(f"a rope of {self.dimensions} dimensions is not supported: they turn in pairs")
+        if isinstance(self.scaling, FrequencyDivisors) and len(self.scaling.divisors) != self.dimensions // 2:
+            raise InputError(
+                f"{len(self.scaling.divisors)} rope frequency divisors for {self.dimensions // 2} pairs"
+            )
 
     @property
     def amplitude(self) -> float:
@@ -98,7 +118,7 @@ class Rope:
 def _llama3(plain: Frequencies, scaling: Llama3Scaling) -> Frequencies:
     turns = scaling.original_context * plain / (2 * math.pi)  # within the original context
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    kept = np.clip((turns - low) / max(high - low, 1e-9), 0.0, 1.0)
     return kept * plain + (1 - kept) * plain / scaling.factor
 
 

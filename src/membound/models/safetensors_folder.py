@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from numpy.typing import NDArray
 from membound.errors import InputError
 from membound.models.architecture import Architecture
 from membound.models.config_json import architecture_from_config
-from membound.models.gguf_file import StoredTensor, map_file
-from membound.models.graph import tensor_bytes
+from membound.models.gguf_file import StoredTensor, map_file, stored_tensor
 
 TYPES = {
     "F32": GGMLQuantizationType.F32,
@@ -59,15 +59,15 @@ def read_safetensors_folder(folder: Path) -> tuple[Architecture, dict[str, Any],
     multimodal = "text_config" in config
     stored: dict[str, StoredTensor] = {}
     for path in _files(folder):
-        for name, kind, shape, data in _read_file(path):
-            if RECOMPUTED.fullmatch(name) or (multimodal and OTHER_MODALITIES.match(name)):
+        for tensor in _read_file(path):
+            if RECOMPUTED.fullmatch(tensor.name) or (multimodal and OTHER_MODALITIES.match(tensor.name)):
                 continue
-            canonical = canonical_name(name, architecture.family)
+            canonical = canonical_name(tensor.name, architecture.family)
             if canonical == "output.weight" and architecture.tied:
                 continue  # transformers ties the head even where the file repeats it
             if canonical in stored:
-                raise InputError(f"{path}: tensor {name} occurs twice")
-            tensor = StoredTensor(canonical, kind, shape, data)
+                raise InputError(f"{path}: tensor {tensor.name} occurs twice")
+            tensor = replace(tensor, name=canonical)
             stored[canonical] = _with_one_added(tensor) if _is_gemma_norm(tensor, architecture) else tensor
     return architecture, config, stored
 
@@ -122,33 +122,40 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _read_file(path: Path) -> list[tuple[str, GGMLQuantizationType, tuple[int, ...], NDArray[np.uint8]]]:
+def _read_file(path: Path) -> list[StoredTensor]:
+    """The tensors of one file, under their own names."""
     file = map_file(path)
     start = 8 + int.from_bytes(file[:8].tobytes(), "little")
     try:
         if start > len(file):
             raise ValueError
         header = json.loads(file[8:start].tobytes())
-        entries = [
-            (name, entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
-            for name, entry in header.items()
-            if name != "__metadata__"
-        ]
+        entries = [_entry(name, entry) for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: the header is damaged: download it again") from None
     return [_tensor(path, file, start, *entry) for entry in entries]
 
 
+def _entry(name: str, entry: dict[str, Any]) -> tuple[str, str, tuple[int, ...], int, int]:
+    """Name, type, shape, and where its bytes begin and end after the header."""
+    begin, end = map(int, entry["data_offsets"])
+    return name, str(entry["dtype"]), tuple(map(int, entry["shape"])), begin, end
+
+
 def _tensor(
-    path: Path, file: NDArray[np.uint8], start: int, name: str, dtype: str, shape: tuple[int, ...], *span: int
-) -> tuple[str, GGMLQuantizationType, tuple[int, ...], NDArray[np.uint8]]:
+    path: Path,
+    file: NDArray[np.uint8],
+    start: int,
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    begin: int,
+    end: int,
+) -> StoredTensor:
     if dtype not in TYPES:
         supported = ", ".join(TYPES)
         raise InputError(f"{path}: tensor {name} has type {dtype!r}, not supported (supported: {supported})")
-    begin, end = (start + offset for offset in span)
-    if not start <= begin <= end <= len(file):
-        raise InputError(f"{path}: tensor {name} reaches beyond the end of the file: download it again")
-    if min(shape, default=0) < 0 or end - begin != tensor_bytes(TYPES[dtype], shape):
+    tensor = stored_tensor(path, file, start + begin, name, TYPES[dtype], shape)
+    if begin < 0 or tensor.data.nbytes != end - begin:
         raise InputError(f"{path}: tensor {name} has {end - begin} bytes, its shape {shape} needs others")
-    data = file[begin:end]
-    return name, TYPES[dtype], shape, data.reshape(shape[0], -1) if len(shape) == 2 else data
+    return tensor

@@ -28,11 +28,12 @@ class Settings:
         self._unread.discard(key)
         return self._values.get(key)
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A positive integer; required without a default."""
+    def integer(self, key: str, default: int | None = None, *, least: int = 1, most: int = 2**62) -> int:
+        """An integer from `least` to `most`; required without a default."""
         value = self._present(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise InputError(f"{self.where}: {key} must be a positive integer, it is {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            bounds = f"at least {least}" if most == 2**62 else f"from {least} to {most}"
+            raise InputError(f"{self.where}: {key} must be an integer {bounds}, it is {value!r}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -62,7 +63,7 @@ class Settings:
         value = self._present(key, default)
         if not isinstance(value, str) or value not in choices:
             known = ", ".join(choices)
-            raise InputError(f"{self.where}: {key} {value!r} is not supported (supported: {known})")
+            raise InputError(f"{self.where}: {key} {_short(value)} is not supported (supported: {known})")
         return choices[value]
 
     def ignore(self, keys: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+from gguf import GGMLQuantizationType, dequantize
 from numpy.typing import NDArray
 
 from membound.errors import InputError
@@ -29,6 +29,7 @@ SUPPORTED = (
     *(Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0),
     *(Type.Q4_K, Type.Q5_K, Type.Q6_K),
 )
+MOST_PARTS = 99_999  # five digits in a part's name
 ROPE_DIVISORS = "rope_freqs.weight"
 
 
@@ -90,18 +91,18 @@ def open_weights(path: Path) -> Weights:
 def _read_gguf_model(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, StoredTensor]]:
     file = read_gguf(path)
     stored = _by_name([file, *_other_parts(path, file)], path)
-    divisors = stored.pop(ROPE_DIVISORS, None)
-    architecture = architecture_from_gguf(
-        file.metadata, stored.keys(), None if divisors is None else _vector(divisors).dequantize().tolist()
-    )
-    return architecture, file.metadata, stored
+    rope_divisors = stored.pop(ROPE_DIVISORS, None)
+    divisors = None if rope_divisors is None else _vector(rope_divisors, path).dequantize().ravel().tolist()
+    return architecture_from_gguf(file.metadata, stored.keys(), divisors), file.metadata, stored
 
 
 def _other_parts(path: Path, first: GgufFile) -> list[GgufFile]:
     """The parts after the first of a split file, `name-00002-of-0000N.gguf` and so on beside it."""
     count = first.metadata.get("split.count", 1)
-    if count <= 1:
+    if count == 1:
         return []
+    if not isinstance(count, int) or not 1 < count <= MOST_PARTS:
+        raise InputError(f"{path}: split.count {count!r} is not a number of parts: the file is damaged")
     match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", path.name)
     if match is None or int(match[2]) != count or first.metadata.get("split.no") != 0:
         raise InputError(f"{path} is a part of a split file: open its part -00001-of-{count:05d}.gguf")
@@ -139,25 +140,21 @@ def _checked(graph: ModelGraph, stored: Mapping[str, StoredTensor], path: Path) 
                 f"{path}: tensor {tensor.name} has quantization type {tensor.type.name}, "
                 f"which is not supported (supported: {names})"
             )
-        tensors[parameter.name] = _matrix(tensor, path) if len(tensor.shape) == 2 else _vector(tensor)
+        tensors[parameter.name] = _vector(tensor, path) if len(tensor.shape) == 1 else _matrix(tensor)
     for name in stored:
         if name not in tensors:
             raise InputError(f"{path}: tensor {name} is not known for this architecture")
     return tensors
 
 
-def _matrix(stored: StoredTensor, path: Path) -> Tensor:
-    block = GGML_QUANT_SIZES[stored.type][0]
-    if stored.shape[1] % block:
-        raise InputError(
-            f"{path}: rows of {stored.name} have {stored.shape[1]} elements, not a multiple of the {block} "
-            f"of a {stored.type.name} block"
-        )
+def _matrix(stored: StoredTensor) -> Tensor:
     return Tensor(stored.name, stored.type, stored.shape, stored.data)
 
 
-def _vector(stored: StoredTensor) -> Tensor:
+def _vector(stored: StoredTensor, path: Path) -> Tensor:
     if stored.type not in (Type.F32, Type.F16, Type.BF16):
-        raise InputError(f"tensor {stored.name} is a vector of type {stored.type.name}: not supported")
+        raise InputError(
+            f"{path}: tensor {stored.name}, a vector, has the unsupported type {stored.type.name}"
+        )
     values = np.array(dequantize(np.asarray(stored.data), stored.type), np.float32)
     return Tensor(stored.name, Type.F32, stored.shape, values.view(np.uint8))
