@@ -2,19 +2,22 @@
 
     path = write_gguf(tmp_path / "m.gguf", small_architecture("gemma3"), Type.Q8_0)
     folder = write_safetensors(tmp_path / "m", small_architecture("llama"), "BF16")
- - `small_architecture(family, **dims)`: dimensions to override: vocab, hidden, layers, heads, kv_heads,
-head_dim,
-  width, window, context_length, tied, bias, scaling (a Scaling of rope.py). Families: llama, mistral,
-  qwen2, qwen3, gemma3. gemma3 has 7 layers, two of them full; the others have 2.
-- `write_gguf(path, architecture, kind=F32, seed=0, parts=1)`: `kind` is a quantization type for all
-matrices, or a
-  function of the tensor's name. K-quants need hidden and width to be multiples of 256, the others of 32.
-  Types that `gguf` can quantize hold the same values as `write_safetensors` with the same seed; Q4_K, Q5_K
-  and Q6_K hold random blocks. The file has a byte-level BPE tokenizer of `vocab` tokens (at least 272):
-  bytes, a few merges, then `<|endoftext|>` (eos) and `<|im_start|>`, `<|im_end|>`.
-- `write_safetensors(folder, architecture, dtype="F32", seed=0, shards=1)`: config.json and the weights.
- llama's q and k rows are permuted for GGUF as llama.cpp's converter does; gemma3's norms are stored minus
-one in safetensors. So one architecture and seed gives one model in both forms.
+
+`small_architecture(family, ...)` takes the dimensions to override: vocab, hidden, layers, heads, kv_heads,
+head_dim, width, window, context_length, tied, bias, scaling (a Scaling of rope.py). gemma3 has 7 layers, one
+of them without a window; the other families have 2.
+
+`write_gguf(path, architecture, kind=F32, seed=0, parts=1)`: `kind` is a quantization type for all matrices, or
+a function from a tensor's name to one. K-quants need hidden, width and heads * head_dim to be multiples of
+256, the other quantized types of 32. Types that `gguf` can quantize hold the values that `write_safetensors`
+gives for the same seed; Q4_K, Q5_K and Q6_K hold random blocks. The file has a byte-level BPE tokenizer of
+`vocab` tokens (at least 269): the bytes, a few merges, then `<|endoftext|>` (its end token), `<|im_start|>`,
+`<|im_end|>`, and unused ones.
+
+`write_safetensors(folder, architecture, dtype="F32", seed=0, shards=1)`: config.json and the weights.
+
+llama's q and k rows are permuted for GGUF as llama.cpp's converter does; gemma3's norms are stored minus one
+in safetensors. So one architecture and seed give one model in both forms.
 """
 
 from __future__ import annotations
@@ -115,7 +118,7 @@ def write_gguf(
     """Returns the file to open: the first of `parts`."""
     writer = gguf.GGUFWriter(path, architecture_name(architecture))
     for key, value in gguf_metadata(architecture).items():
-        _add(writer, key, value)
+        add_value(writer, key, value)
     tensors = {
         name: _quantized(_permuted(name, values, architecture), _kind_of(name, values, kind), seed)
         for name, values in random_tensors(architecture, seed).items()
@@ -302,7 +305,8 @@ def _part(path: Path, number: int, parts: int) -> Path:
     return path.with_name(f"{path.stem}-{number + 1:05d}-of-{parts:05d}.gguf")
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """A metadata value under the type that fits it."""
     match value:
         case bool():
             writer.add_bool(key, value)
