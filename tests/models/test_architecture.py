@@ -91,7 +91,7 @@ def test_qwen2_slides_only_from_the_layer_it_names() -> None:
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"sliding_window": 64}, "sliding_window"),
-        ({"num_local_experts": 8, "num_experts_per_tok": 2}, "mixture of experts"),
+        ({"num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}, "mixture of"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
         ({"model_type": "mamba"}, "mamba"),
         ({"model_type": ["llama"]}, "model_type"),
