@@ -7,8 +7,8 @@
 head_dim, width, window, context_length, tied, bias, scaling (a Scaling of rope.py). gemma3 has 7 layers, one
 of them without a window; the other families have 2.
 
-`write_gguf(path, architecture, kind=F32, seed=0, parts=1)`: `kind` is a quantization type for all matrices, or
-a function from a tensor's name to one. K-quants need hidden, width and heads * head_dim to be multiples of
+`write_gguf(path, architecture, kind=F32, seed=0, parts=1)`: `kind` is a quantization type for all matrices,
+or a function from a tensor's name to one. K-quants need hidden, width and heads * head_dim to be multiples of
 256, the other quantized types of 32. Types that `gguf` can quantize hold the values that `write_safetensors`
 gives for the same seed; Q4_K, Q5_K and Q6_K hold random blocks. The file has a byte-level BPE tokenizer of
 `vocab` tokens (at least 269): the bytes, a few merges, then `<|endoftext|>` (its end token), `<|im_start|>`,

@@ -1,32 +1,29 @@
 """A model in NumPy, dequantized to float32, as its operators say it: the oracle of the other executors.
- Keys and values live in slots, one per cached token; whoever calls says which slots a sequence has. So one
+
+Keys and values live in slots, one per cached token; whoever calls says which slots a sequence has. So one
 walk serves a sequence alone and a cache in blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from membound.models.operators import (
-    Add,
-    Attention,
-    Embedding,
-    Gate,
-    Head,
-    Linear,
-    Norm,
-    Operator,
-    Rotate,
-)
+from membound.models.operators import Add, Attention, Embedding, Gate, Head, Linear, Norm, Operator, Rotate
 from membound.models.rope import Rope
 from membound.models.weights import Weights
+from membound.serving.request import BLOCK_TOKENS, Request
+from membound.serving.sampling import TokenLogprobs
+from membound.serving.step import Outcome, Step
 
 Floats = NDArray[np.float32]
-Slots = NDArray[np.int64]
+Integers = NDArray[np.int64]
+
+# From logits (vocab,) the next token of a request, and its log-probabilities if it asked for them.
+Choose = Callable[[Floats, Request], tuple[int, TokenLogprobs | None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +32,20 @@ class LayerCache:
 
     keys: Floats
     values: Floats
+
+
+@dataclass(eq=False)
+class _Pass:
+    """The last tokens of one sequence on their way through the operators."""
+
+    tokens: Integers
+    slots: Integers  # of the whole sequence, these tokens last
+    values: dict[str, Floats] = field(default_factory=dict)  # each (rows, elements)
+
+    @property
+    def start(self) -> int:
+        """The position of the first of the tokens."""
+        return len(self.slots) - len(self.tokens)
 
 
 class ReferenceModel:
@@ -55,57 +66,48 @@ class ReferenceModel:
         return self.forward(tokens, self.cache(len(tokens)), np.arange(len(tokens)))
 
     def forward(
-        self, tokens: Sequence[int], cache: list[LayerCache], slots: Slots, samples: int | None = None
+        self, tokens: Sequence[int], cache: list[LayerCache], slots: Integers, samples: int | None = None
     ) -> Floats:
-        """The last len(tokens) tokens of a sequence of len(slots); logits of the last `samples` rows (None:
-        all).
+        """Logits of the last `samples` tokens (None: of all), (samples, vocab).
 
-        `slots` are the places in `cache` of the tokens at positions 0, 1, …; those before the new ones hold
-        keys and values already.
+        `tokens` are the new ones, at the end of a sequence as long as `slots`: the places in `cache` of its
+        positions 0, 1, …, of which those before the new ones hold keys and values already.
         """
         graph = self.weights.graph
-        values: dict[str, Floats] = {}
-        self._run(graph.first, "", values, np.asarray(tokens), None, slots)
+        walk = _Pass(np.asarray(tokens, np.int64), slots)
+        self._run(graph.first, "", walk, None)
         for index, operators in enumerate(graph.layers):
-            self._run(operators, f"blk.{index}.", values, np.asarray(tokens), cache[index], slots)
+            self._run(operators, f"blk.{index}.", walk, cache[index])
         rows = len(tokens) if samples is None else samples
-        values["x"] = values["x"][len(tokens) - rows :]
-        self._run(graph.last, "", values, np.asarray(tokens), None, slots)
-        return values["logits"]
+        walk.values["x"] = walk.values["x"][len(tokens) - rows :]
+        self._run(graph.last, "", walk, None)
+        return walk.values["logits"]
 
     def _run(
-        self,
-        operators: tuple[Operator, ...],
-        prefix: str,
-        values: dict[str, Floats],
-        tokens: NDArray[np.int64],
-        cache: LayerCache | None,
-        slots: Slots,
+        self, operators: tuple[Operator, ...], prefix: str, walk: _Pass, cache: LayerCache | None
     ) -> None:
-        """Each value is (rows, elements)."""
+        values = walk.values
         for operator in operators:
             match operator:
                 case Embedding(scale=scale, target=target):
                     (table,) = operator.params()
-                    values[target] = self.weights.tensors[table.name].rows(tokens) * np.float32(scale)
-                case Norm(name=name, source=source, target=target):
-                    values[target] = rms_norm(
-                        values[source], self._tensor(f"{prefix}{name}.weight"), operator.eps
-                    )
+                    values[target] = self.weights.tensors[table.name].rows(walk.tokens) * np.float32(scale)
+                case Norm(name=name, eps=eps, source=source, target=target):
+                    values[target] = rms_norm(values[source], self._tensor(f"{prefix}{name}.weight"), eps)
                 case Linear(name=name, source=source, target=target, bias=bias):
                     product = values[source] @ self._tensor(f"{prefix}{name}.weight").T
                     values[target] = product + self._tensor(f"{prefix}{name}.bias") if bias else product
                 case Rotate(heads=heads, head_dim=head_dim, rope=rope, source=source):
-                    positions = np.arange(len(slots) - len(tokens), len(slots))
-                    heads_apart = values[source].reshape(-1, heads, head_dim)
-                    values[source] = rotate(heads_apart, positions, rope).reshape(len(tokens), -1)
+                    positions = np.arange(walk.start, len(walk.slots))
+                    turned = rotate(values[source].reshape(-1, heads, head_dim), positions, rope)
+                    values[source] = turned.reshape(len(walk.tokens), -1)
                 case Attention(query=query, key=key, value=value, target=target):
                     assert cache is not None
-                    shape = (len(tokens), operator.kv_heads, operator.head_dim)
-                    new = slots[len(slots) - len(tokens) :]
+                    shape = (len(walk.tokens), operator.kv_heads, operator.head_dim)
+                    new, seen = walk.slots[walk.start :], walk.slots
                     cache.keys[new] = values[key].reshape(shape)
                     cache.values[new] = values[value].reshape(shape)
-                    values[target] = attend(values[query], cache.keys[slots], cache.values[slots], operator)
+                    values[target] = attend(values[query], cache.keys[seen], cache.values[seen], operator)
                 case Gate(activation=activation, gate=gate, up=up, target=target):
                     values[target] = ACTIVATIONS[activation](values[gate]) * values[up]
                 case Add(source=source):
@@ -113,11 +115,48 @@ class ReferenceModel:
                 case Head(source=source):
                     (table,) = operator.params()
                     values["logits"] = values[source] @ self._tensor(table.name).T
+                case _:
+                    raise TypeError(f"{operator.name}: the reference has no {type(operator).__name__}")
 
     def _tensor(self, name: str) -> Floats:
         if name not in self._dense:
             self._dense[name] = self.weights.tensors[name].dequantize()
         return self._dense[name]
+
+
+class ReferenceExecutor:
+    """Carries steps out one request after another, on a cache in blocks of 16 tokens.
+
+    It asks no clock: the time after a step is the time before it.
+    """
+
+    def __init__(self, model: ReferenceModel, blocks: int, choose: Choose) -> None:
+        self.model = model
+        self.choose = choose
+        self._cache = model.cache(blocks * BLOCK_TOKENS)
+
+    def execute(self, step: Step, now: float, until: float) -> Outcome:
+        """Runs the step once."""
+        logprobs: dict[Request, list[TokenLogprobs]] = {}
+        tokens: dict[Request, list[int]] = {}
+        work = [*step.chunks, *((request, 1) for request in step.decoding())]
+        for request, count in work:
+            end = request.computed + count
+            samples = int(end == request.length)
+            slots = cache_slots(request.blocks, end)
+            logits = self.model.forward(request.tokens[request.computed : end], self._cache, slots, samples)
+            if samples:
+                token, chances = self.choose(logits[0], request)
+                tokens[request] = [token]
+                if chances is not None:
+                    logprobs[request] = [chances]
+        return Outcome(now, tokens=tokens, logprobs=logprobs or None)
+
+
+def cache_slots(blocks: Sequence[int], length: int) -> Integers:
+    """Where the first `length` tokens of a sequence lie, 16 slots to a block."""
+    slots = np.asarray(blocks, np.int64)[:, None] * BLOCK_TOKENS + np.arange(BLOCK_TOKENS)
+    return slots.ravel()[:length]
 
 
 def rms_norm(values: Floats, weight: Floats, eps: float) -> Floats:
@@ -145,8 +184,10 @@ def rotate(heads: Floats, positions: NDArray[np.int64], rope: Rope) -> Floats:
 
 
 def attend(queries: Floats, keys: Floats, values: Floats, attention: Attention) -> Floats:
-    """Causal attention of the last rows of a sequence; queries (rows, heads · head_dim), keys and values
-    (length, kv_heads, head_dim)."""
+    """Causal attention of the last rows of a sequence.
+
+    Queries are (rows, heads · head_dim), keys and values (length, kv_heads, head_dim).
+    """
     rows, length = len(queries), len(keys)
     grouped = queries.reshape(rows, attention.kv_heads, -1, attention.head_dim)  # the heads that share a key
     scores = np.einsum("rkgd,lkd->kgrl", grouped, keys, optimize=True) * np.float32(attention.scale)

@@ -16,9 +16,7 @@ Activation = Literal["silu", "gelu_tanh", "relu2", "clamped_silu", "situ"]
 
 @dataclass(frozen=True)
 class AttentionDims:
-    """Grouped-query attention: `heads` queries share `kv_heads` keys and values of `head_dim` elements
-    each.
-    """
+    """Grouped-query attention: `heads` queries share `kv_heads` keys and values, each of `head_dim`."""
 
     heads: int
     kv_heads: int

@@ -34,9 +34,7 @@ from membound.models.operators import (
 
 
 def build(architecture: Dimensions) -> ModelGraph:
-    """The operators of a model; layers that are alike are described once, with the indices where they
-    stand.
-    """
+    """The operators of a model; layers that are alike are described once, with their indices."""
     hidden, eps = architecture.hidden, architecture.norm_eps
     places: dict[Block, list[int]] = {}
     for index, layer in enumerate(architecture.layers):

@@ -1,5 +1,6 @@
 """The GGUF container: metadata, and where each tensor's bytes lie, by memory map.
- The format is ggml's (docs/gguf.md of that project). The `gguf` library reads it too, but takes tens of
+
+The format is ggml's (docs/gguf.md of that project). The `gguf` library reads it too, but takes tens of
 seconds for a vocabulary of 262,144 tokens, since it keeps every string as NumPy arrays; its constants are
 used here.
 """
@@ -36,9 +37,7 @@ VERSIONS = (2, 3)
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A tensor in its file: shape with the row length last, bytes as uint8 of shape (rows, row bytes) or
-    (bytes,).
-    """
+    """A tensor in its file: the length of a row last in `shape`; `data` is (rows, row bytes) or (bytes,)."""
 
     name: str
     type: GGMLQuantizationType

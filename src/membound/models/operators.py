@@ -1,8 +1,10 @@
 """The operators of a model: what each reads and writes, its parameters, and what it costs.
- One list of these records describes a model. The loader reads `params()`, an executor walks the list, the
+
+One list of these records describes a model. The loader reads `params()`, an executor walks the list, the
 cost model sums `cost()`. A record names the values that it takes and gives: "x" is the residual stream, all
 others live within one layer. Names of parameters are local; the graph puts `blk.3.` before them.
- FLOPs count matrix products and attention, a multiplication and an addition each; what norms, rotations,
+
+FLOPs count matrix products and attention, a multiplication and an addition each; what norms, rotations,
 activations and biases add is below a hundredth of that. Bytes are those that must cross the memory bus
 once: the weights, and the keys and values.
 """

@@ -1,5 +1,6 @@
 """Rotary position embedding: the angle by which each pair of a head's elements turns per position.
- Scalings are resolved here into plain numbers (one inverse frequency per pair, one amplitude), so an
+
+Scalings are resolved here into plain numbers (one inverse frequency per pair, one amplitude), so an
 executor needs no case for any of them. Formulas: linear is position interpolation (Chen et al. 2023), YaRN
 is Peng et al. 2023, llama3 is the frequency split of Llama 3.1; transformers and llama.cpp compute the
 same.
@@ -46,9 +47,11 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class YarnScaling:
-    """Pairs that turn more than `beta_fast` times within the original context kept, those that turn less
-    than `beta_slow` times divided by `factor`, a linear ramp over the pairs between; `amplitude` scales cos
-    and sin."""
+    """Fast pairs kept, slow ones divided by `factor`, a linear ramp over the pairs between.
+
+    Fast is more than `beta_fast` turns within the original context, slow is less than `beta_slow`.
+    `amplitude` scales cos and sin.
+    """
 
     factor: float
     original_context: int
@@ -135,7 +138,5 @@ def _yarn(plain: Frequencies, scaling: YarnScaling, base: float, dimensions: int
 
 
 def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
-    """YaRN's growth of the attention logits: 0.1 · weight · ln(factor) + 1 (Peng et al. 2023, section
-    3.4).
-    """
+    """YaRN's growth of the attention logits, 0.1 · weight · ln(factor) + 1 (Peng et al. 2023)."""
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0

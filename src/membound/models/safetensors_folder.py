@@ -1,5 +1,6 @@
 """A folder with config.json and safetensors files, its tensors renamed to GGUF's names.
- The format is a JSON header of 64-bit length, then the bytes (safetensors' README). It is read here by
+
+The format is a JSON header of 64-bit length, then the bytes (safetensors' README). It is read here by
 memory map because the library's NumPy binding has no BF16.
 """
 

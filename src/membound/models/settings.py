@@ -1,6 +1,4 @@
-"""Reads typed values from a mapping and remembers which were read, so that what is left can be refused by
-name.
-"""
+"""Reads typed values from a mapping, and remembers which, so that the rest can be refused by name."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Opens a model's weights, from GGUF or safetensors, and checks them against what its operators need.
- Tensors are named as in GGUF, whatever the file. Matrices stay as they are in the file, memory-mapped;
+
+Tensors are named as in GGUF, whatever the file. Matrices stay as they are in the file, memory-mapped;
 vectors (norms and biases, a thousandth of the bytes) are F32 whatever the file.
 """
 
@@ -35,9 +36,7 @@ ROPE_DIVISORS = "rope_freqs.weight"
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A parameter in memory: shape (rows, columns) or (elements,); data uint8, (rows, row bytes) or
-    (bytes,).
-    """
+    """A parameter: `shape` (rows, columns) or (elements,), `data` (rows, row bytes) or (bytes,)."""
 
     name: str
     type: GGMLQuantizationType
