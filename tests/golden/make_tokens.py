@@ -1,6 +1,6 @@
 """Writes tokens.json: the ids that llama.cpp gives for texts.py, by each tokenizer of the tests.
 
-    python -m tests.golden.make_tokens [MODELS_FOLDER]
+    python -m tests.golden.make_tokens
 
 Needs llama-cpp-python (0.3.36 wrote what is committed) beside membound's own requirements; run it again after
 changing texts.py or vocabularies.py. Of real files only the vocabulary is loaded; each small vocabulary goes
@@ -10,7 +10,6 @@ through a GGUF file of its own.
 import ctypes
 import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +18,12 @@ from typing import Any
 import gguf
 import llama_cpp
 
+from membound.models.packaged import PACKAGED
+from membound.models.pull import models_folder
 from tests.golden.texts import TEXTS
 from tests.golden.vocabularies import byte_level, sentencepiece
 
-REAL = {
-    "smollm2": "smollm2-135m-instruct-q4_1.gguf",
-    "gemma3": "gemma-3-270m-q4_k_m.gguf",
-    "qwen0.5b": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-}
+REAL = ("smollm2", "gemma3", "qwen0.5b")
 PRE = ("gpt-2", "default", "smollm", "qwen2", "llama-bpe", "dbrx", "tekken", "deepseek-coder", "deepseek-v3")
 
 
@@ -92,9 +89,8 @@ def write_vocabulary(metadata: Mapping[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    models = Path(sys.argv[1]) if len(sys.argv) > 1 else Path.home() / ".cache" / "membound" / "models"
     llama_cpp.llama_log_set(SILENT, ctypes.c_void_p())
-    golden = {name: Peer(models / file).facts() for name, file in REAL.items()}
+    golden = {name: Peer(models_folder() / PACKAGED[name].file).facts() for name in REAL}
     small = {f"pre {name}": byte_level(name) for name in PRE}
     small |= {f"spm {'' if space else 'no '}space": sentencepiece(space) for space in (True, False)}
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
@@ -12,28 +11,21 @@ from typing import Any
 import pytest
 
 from membound.models.gguf_file import read_gguf
+from membound.models.packaged import PACKAGED
 from membound.models.tokenizer import Tokenizer
 from tests.golden.texts import TEXTS
 from tests.golden.vocabularies import byte_level, sentencepiece
+from tests.real_models import real_model
 
 GOLDEN: Mapping[str, Any] = json.loads(
     (Path(__file__).parent.parent / "golden" / "tokens.json").read_text(encoding="utf-8")
 )
-FILES = {
-    "smollm2": "smollm2-135m-instruct-q4_1.gguf",
-    "gemma3": "gemma-3-270m-q4_k_m.gguf",
-    "qwen0.5b": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-}
 
 
 @cache
 def tokenizer(name: str) -> Tokenizer:
-    if name in FILES:
-        root = Path(os.environ.get("MEMBOUND_CACHE", Path.home() / ".cache" / "membound"))
-        path = root / "models" / FILES[name]
-        if not path.exists() and not os.environ.get("MEMBOUND_REQUIRE_MODELS") and name != "smollm2":
-            pytest.skip(f"{path} is not there")
-        return Tokenizer.from_gguf(read_gguf(path).metadata)
+    if name in PACKAGED:
+        return Tokenizer.from_gguf(read_gguf(real_model(name)).metadata)
     if name.startswith("spm"):
         return Tokenizer.from_gguf(sentencepiece(add_space_prefix=name == "spm space"))
     return Tokenizer.from_gguf(byte_level(name.removeprefix("pre ")))
@@ -47,7 +39,7 @@ def comparable(name: str, text: str) -> bool:
 
 
 every_tokenizer = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.models] if name in FILES else []) for name in GOLDEN]
+    "name", [pytest.param(name, marks=[pytest.mark.models] if name in PACKAGED else []) for name in GOLDEN]
 )
 
 
