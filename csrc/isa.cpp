@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "kernels.h"
+
 namespace membound {
 
 const char* name(Isa isa) {
@@ -49,6 +51,15 @@ const VectorKernels& vector_kernels(Isa isa) {
 #endif
     (void)isa;
     return vector_portable();
+}
+
+const MatmulKernels& matmul_kernels(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return matmul_avx512();
+    if (isa == Isa::avx2) return matmul_avx2();
+#endif
+    (void)isa;
+    return matmul_portable();
 }
 
 }  // namespace membound

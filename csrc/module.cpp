@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "bind_matmul.h"
 #include "isa.h"
 #include "pool.h"
 #include "probe.h"
@@ -25,4 +26,5 @@ NB_MODULE(_core, m) {
           nb::call_guard<nb::gil_scoped_release>());
     m.def("probe_flops", &probe_flops, nb::arg("kind"), nb::arg("threads") = 0, nb::arg("seconds") = 0.2,
           nb::call_guard<nb::gil_scoped_release>());
+    bind_matmul(m);
 }

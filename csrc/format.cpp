@@ -1,0 +1,36 @@
+#include "format.h"
+
+#include <stdexcept>
+#include <string>
+
+namespace membound {
+
+Type checked_type(uint32_t id) {
+    for (const Format& f : kFormats) {
+        if (static_cast<uint32_t>(f.type) == id) return f.type;
+    }
+    throw std::invalid_argument("weight type " + std::to_string(id) + " is not supported");
+}
+
+const char* name(Type type) { return format(type).name; }
+
+Activations activations_of(Type type) { return is_float(type) ? Activations::floats : Activations::quantized; }
+
+size_t file_row_bytes(Type type, int64_t cols) {
+    const Format& f = format(type);
+    if (cols <= 0 || cols % f.block_columns != 0) {
+        throw std::invalid_argument(std::to_string(cols) + " columns are no multiple of the " +
+                                    std::to_string(f.block_columns) + " that a block of " + f.name + " has");
+    }
+    return static_cast<size_t>(cols / f.block_columns * f.block_bytes);
+}
+
+size_t packed_bytes(Type type, int64_t rows, int64_t cols) {
+    return static_cast<size_t>(tiles(rows) * tile_bytes(format(type), cols));
+}
+
+size_t activation_bytes(Activations kind, int64_t m, int64_t cols) {
+    return static_cast<size_t>(m * records(cols) * record_row_bytes(kind));
+}
+
+}  // namespace membound

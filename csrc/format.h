@@ -1,0 +1,73 @@
+// How each weight type is laid out, in the file and in a packed tile of 16 rows.
+//
+// A tile is a sequence of units. Each 64-byte line of quants holds 4 consecutive columns of 16 rows (row r in bytes
+// 4r … 4r+3); where two columns share a byte the low nibble is quad j and the high nibble quad j + 4, or the next 32
+// columns in K-quants, as in the file. The bits are those of the file; only their order differs.
+//
+//   Q4_0  64 columns: f16 d[2][16], then per 32 columns nibbles[4 lines]
+//   Q5_0  64 columns: f16 d[2][16], then per 32 columns high[1 line], nibbles[4 lines]
+//   Q8_0  64 columns: f16 d[2][16], then per 32 columns bytes[8 lines], 128 added so that they are unsigned
+//   Q4_1  32 columns: f16 d[16], m[16], nibbles[4 lines]
+//   Q5_1  32 columns: f16 d[16], m[16], high[1 line], nibbles[4 lines]
+//   Q4_K  256 columns: f16 d[16], dmin[16], scales[3 lines], nibbles[32 lines]
+//   Q5_K  256 columns: f16 d[16], dmin[16], scales[3 lines], high[8 lines], nibbles[32 lines]
+//   Q6_K  256 columns: f16 d[16], 32 bytes unused, int8 scales[16][16], per 128 columns low[16 lines], high[8 lines]
+//   F32, F16, BF16  32 columns: [32][16] values
+//
+// High bits: of Q5_0 and Q5_1, bit j of byte b is column 4j + b; of Q5_K line j, bit s of byte b is column 32s + 4j + b;
+// of Q6_K line j, the bit pair s of byte b is column 32s + 4j + b.
+// Scales of K-quants, per row: lines 0 and 1 have for each 32 columns the low nibbles of scale and min, line 2 the
+// high bit pairs (scale s, min s, scale s+4, min s+4).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace membound {
+
+struct Format {
+    Type type;
+    const char* name;
+    int block_columns, block_bytes;  // in the file
+    int unit_columns, unit_bytes;    // of a packed tile
+    int half_unit_bytes;             // of a last unit with half the columns; 0 where there is none
+};
+
+static constexpr Format kFormats[] = {
+    {Type::F32, "F32", 1, 4, 32, 2048, 0},        {Type::F16, "F16", 1, 2, 32, 1024, 0},
+    {Type::BF16, "BF16", 1, 2, 32, 1024, 0},      {Type::Q4_0, "Q4_0", 32, 18, 64, 576, 320},
+    {Type::Q4_1, "Q4_1", 32, 20, 32, 320, 0},     {Type::Q5_0, "Q5_0", 32, 22, 64, 704, 384},
+    {Type::Q5_1, "Q5_1", 32, 24, 32, 384, 0},     {Type::Q8_0, "Q8_0", 32, 34, 64, 1088, 576},
+    {Type::Q4_K, "Q4_K", 256, 144, 256, 2304, 0}, {Type::Q5_K, "Q5_K", 256, 176, 256, 2816, 0},
+    {Type::Q6_K, "Q6_K", 256, 210, 256, 3392, 0},
+};
+
+static constexpr const Format& format(Type type) {
+    const Format* found = kFormats;
+    while (found->type != type) ++found;
+    return *found;
+}
+
+static constexpr bool is_float(Type type) { return type == Type::F32 || type == Type::F16 || type == Type::BF16; }
+
+// Columns are padded with zeros to the unit of float types; all others come in whole blocks.
+static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
+    const int64_t rest = cols % f.unit_columns;
+    return cols / f.unit_columns * f.unit_bytes +
+           (rest == 0 ? 0 : f.half_unit_bytes != 0 ? f.half_unit_bytes : f.unit_bytes);
+}
+
+// Prepared activations: groups of up to 16 rows, each a sequence of records, one per 32 columns. A record of a group
+// of g rows is, quantized: int8 quants[g][32], float scale[g], float sum[g], int32 starts[5][g]; or float x[g][32].
+// `sum` is scale times the sum of the quants. `starts` is minus that integer sum times the number by which unsigned
+// weights exceed the signed ones: what an exact dot product of the signed ones starts from.
+static constexpr int64_t kGroupRows = 16;
+enum Start { kBy8, kBy16, kBy128, kFirstHalfBy32, kSecondHalfBy32, kStarts };
+
+static constexpr int64_t record_row_bytes(Activations kind) {
+    return kind == Activations::floats ? 128 : 32 + 4 + 4 + 4 * kStarts;
+}
+static constexpr int64_t records(int64_t cols) { return (cols + 31) / 32; }
+
+}  // namespace membound

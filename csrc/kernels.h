@@ -1,0 +1,74 @@
+// Matrix products with the weights of a GGUF file: how they are packed, and the kernels per instruction set.
+//
+// Weights are packed once into tiles of 16 rows; activations are quantized once per step and shared by all matrices of
+// one kind. Every output element is the same sequence of float operations whatever the number of rows, threads or
+// tiles: integer dot products per 32 columns (16 in Q6_K) are exact, and are added by fused multiply-adds in column
+// order. So batching never changes a token.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace membound {
+
+enum class Isa;
+
+// The ids that GGUF files use.
+enum class Type : uint32_t {
+    F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30
+};
+
+// y = x W^T with W (rows, cols), packed, 64-byte aligned.
+struct Matrix {
+    Type type;
+    int64_t rows, cols;
+    const uint8_t* data;
+};
+
+// Activations are quantized for integer weights and stay float32 for float weights.
+enum class Activations { quantized, floats };
+
+constexpr int64_t kTileRows = 16;
+
+static inline int64_t tiles(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
+
+// Throws std::invalid_argument for an id that is none of `Type`.
+Type checked_type(uint32_t id);
+const char* name(Type type);
+Activations activations_of(Type type);
+
+// Bytes of one row as the file has it. Throws std::invalid_argument if `cols` is no multiple of the type's block.
+size_t file_row_bytes(Type type, int64_t cols);
+
+// Bytes of the packed matrix; a multiple of 64. A tile takes packed_bytes(type, 16, cols).
+size_t packed_bytes(Type type, int64_t rows, int64_t cols);
+
+// Packs the tiles [tile_begin, tile_end) of a matrix whose rows stand one after the other in `file`. `out` is where
+// the whole packed matrix begins. Rows beyond `rows` become zero.
+void pack(Type type, const uint8_t* file, int64_t rows, int64_t cols, int64_t tile_begin, int64_t tile_end,
+          uint8_t* out);
+
+// One row of the file as float32, exactly as the format defines it.
+void dequantize(Type type, const uint8_t* row, int64_t cols, float* out);
+
+// Bytes of the prepared activations of `m` rows; the buffer is 64-byte aligned.
+size_t activation_bytes(Activations kind, int64_t m, int64_t cols);
+
+struct MatmulKernels {
+    // Prepares the rows [row_begin, row_end) of x (m, cols), whose rows stand `ldx` floats apart. Threads that share
+    // the work best split at multiples of 16 rows.
+    void (*prepare)(Activations kind, const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t row_begin,
+                    int64_t row_end, uint8_t* buffer);
+
+    // out[i][r] for all m rows of the prepared activations and the matrix rows r of the tiles [tile_begin, tile_end);
+    // rows of `out` stand `ldo` floats apart.
+    void (*multiply)(const Matrix& matrix, int64_t tile_begin, int64_t tile_end, const uint8_t* activations, int64_t m,
+                     float* out, int64_t ldo);
+};
+
+const MatmulKernels& matmul_portable();
+const MatmulKernels& matmul_avx2();
+const MatmulKernels& matmul_avx512();
+const MatmulKernels& matmul_kernels(Isa isa);
+
+}  // namespace membound

@@ -1,0 +1,16 @@
+// The matrix kernels, portable.
+#include "format.h"
+#include "vector_body.h"
+
+namespace membound::portable {
+namespace {
+#include "lanes_portable.inc"
+#include "prepare.inc"
+#include "matmul.inc"
+const MatmulKernels kernels = {prepare_rows, multiply_matrix};
+}  // namespace
+}  // namespace membound::portable
+
+namespace membound {
+const MatmulKernels& matmul_portable() { return portable::kernels; }
+}  // namespace membound
