@@ -66,6 +66,8 @@ class StopStrings:
         """Text that can no longer belong to a stop string."""
         if self.stopped is not None:
             return ""
+        if not self._stops:
+            return text
         held = self._held + text
         found = [(held.find(stop), stop) for stop in self._stops if stop in held]
         if found:

@@ -24,8 +24,9 @@ class SentencePieceBpe:
     """
 
     def __init__(self, vocabulary: Vocabulary, scores: Sequence[float], unknown: int | None) -> None:
-        mergeable = (Kind.NORMAL, Kind.USER_DEFINED, Kind.UNUSED)
-        ids = {vocabulary.texts[i]: i for i in vocabulary.of_kind(*mergeable)}
+        ids = dict(vocabulary.ids)
+        for i in vocabulary.of_kind(Kind.CONTROL, Kind.UNKNOWN, Kind.BYTE):
+            ids.pop(vocabulary.texts[i], None)
         self._ids, self._scores, self._unknown = ids, scores, unknown
         self._bytes = {vocabulary.bytes_of(i): i for i in vocabulary.of_kind(Kind.BYTE)}
         # No merge reaches over an "x▁" that no token contains, so text is cut there and words are cached.

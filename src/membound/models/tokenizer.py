@@ -18,6 +18,7 @@ class Tokenizer:
         self._parts = parts
         self.vocab_size = len(parts.vocabulary)
         self.bos_id, self.eos_id, self.end_ids = parts.bos_id, parts.eos_id, parts.end_ids
+        self._shown: dict[int, bytes] = {}  # what text_bytes has answered: it is asked for every token made
         self.strips_leading_space = parts.strips_leading_space
 
     @classmethod
@@ -57,8 +58,11 @@ class Tokenizer:
 
     def text_bytes(self, token: int) -> bytes:
         """The bytes a token adds to decoded text: none for a control token."""
-        piece = self.token_bytes(token)
-        return piece if self._parts.vocabulary.is_text(token) else b""
+        shown = self._shown.get(token)
+        if shown is None:
+            piece = self.token_bytes(token)
+            shown = self._shown[token] = piece if self._parts.vocabulary.is_text(token) else b""
+        return shown
 
     @property
     def has_chat_template(self) -> bool:

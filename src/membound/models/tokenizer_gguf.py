@@ -117,8 +117,8 @@ def _with_specials(
 def _byte_level_bpe(
     ids: dict[str, int], merges: Sequence[str], patterns: Sequence[str], *, ignore_merges: bool
 ) -> Callable[[str], list[int]]:
-    # a merge is two tokens with a space between; the first may itself begin with one
-    pairs = [(merge[:cut], merge[cut + 1 :]) for merge in merges if (cut := merge.find(" ", 1)) > 0]
+    # no byte is written as a space, so the first one parts the two
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     try:
         bpe = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=pairs, ignore_merges=ignore_merges))
     except Exception as error:  # the library raises nothing narrower
