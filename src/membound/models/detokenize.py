@@ -59,6 +59,7 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._stops = tuple(stop for stop in stops if stop)
+        self._beginnings = tuple({stop[:n] for stop in self._stops for n in range(1, len(stop))})
         self._held = ""
         self.stopped: str | None = None
 
@@ -74,7 +75,9 @@ class StopStrings:
             at, self.stopped = min(found, key=lambda match: match[0])
             self._held = ""
             return held[:at]
-        keep = max((_overlap(held, stop) for stop in self._stops), default=0)
+        keep = 0
+        if held.endswith(self._beginnings):
+            keep = max(len(start) for start in self._beginnings if held.endswith(start))
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]
 
@@ -82,9 +85,3 @@ class StopStrings:
         """What was held back, now that no more comes."""
         held, self._held = self._held, ""
         return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` begin `stop`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
