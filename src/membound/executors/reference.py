@@ -189,17 +189,21 @@ def attend(queries: Floats, keys: Floats, values: Floats, attention: Attention) 
     Queries are (rows, heads · head_dim), keys and values (length, kv_heads, head_dim).
     """
     rows, length = len(queries), len(keys)
-    grouped = queries.reshape(rows, attention.kv_heads, -1, attention.head_dim)  # the heads that share a key
-    scores = np.einsum("rkgd,lkd->kgrl", grouped, keys, optimize=True) * np.float32(attention.scale)
+    grouped = queries.reshape(
+        rows, attention.kv_heads, -1, attention.head_dim
+    )  # heads that share a key together
+    scores = (
+        grouped.transpose(1, 2, 0, 3) @ keys.transpose(1, 2, 0)[:, None]
+    )  # (kv_heads, group, rows, length)
     behind = np.arange(length - rows, length)[:, None] - np.arange(
         length
-    )  # how far a key lies before its query
-    visible = behind >= 0 if attention.window is None else (behind >= 0) & (behind < attention.window)
-    scores = np.where(visible, scores, np.float32(-np.inf))
+    )  # how far a key lies before a query
+    visible = (behind >= 0) if attention.window is None else (behind >= 0) & (behind < attention.window)
+    scores = np.where(visible, scores * np.float32(attention.scale), np.float32(-np.inf))
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    attended: Floats = np.einsum("kgrl,lkd->rkgd", weights, values, optimize=True)
-    return attended.reshape(rows, -1)
+    attended: Floats = weights @ values.transpose(1, 0, 2)[:, None]
+    return attended.transpose(2, 0, 1, 3).reshape(rows, -1)
 
 
 def silu(x: Floats) -> Floats:
