@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,11 @@ def read_gguf(path: Path) -> GgufFile:
         raise InputError(f"{path}: text in the header is not UTF-8: the file is damaged") from None
 
 
-def map_file(path: Path) -> NDArray[np.uint8]:
+def map_file(path: Path) -> mmap:
     """The bytes of a file, memory-mapped read-only; raises InputError where there are none."""
     try:
-        return np.memmap(path, dtype=np.uint8, mode="r")
+        with path.open("rb") as file:
+            return mmap(file.fileno(), 0, access=ACCESS_READ)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError:
@@ -77,7 +79,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
 
 def stored_tensor(
     path: Path,
-    file: NDArray[np.uint8],
+    file: mmap,
     begin: int,
     name: str,
     kind: GGMLQuantizationType,
@@ -95,14 +97,13 @@ def stored_tensor(
     end = begin + tensor_bytes(kind, shape)
     if end > len(file):
         raise InputError(f"{path}: tensor {name} reaches beyond the end of the file: download it again")
-    data = file[begin:end]
+    data = np.frombuffer(file, np.uint8, end - begin, begin)
     return StoredTensor(name, kind, shape, data.reshape(shape[0], -1) if len(shape) == 2 else data)
 
 
 class _Reader:
-    def __init__(self, file: NDArray[np.uint8], path: Path) -> None:
+    def __init__(self, file: mmap, path: Path) -> None:
         self.file = file
-        self.buffer = file.data
         self.path = path
         self.offset = 0
 
@@ -126,7 +127,7 @@ class _Reader:
         return GgufFile(metadata, [self.tensor(start, *place) for place in places])
 
     def scalar(self, layout: str) -> Any:
-        (value,) = struct.unpack_from(layout, self.buffer, self.offset)
+        (value,) = struct.unpack_from(layout, self.file, self.offset)
         self.offset += struct.calcsize(layout)
         return value
 
@@ -135,15 +136,15 @@ class _Reader:
 
     def strings(self, count: int) -> list[str]:
         """The hot loop of opening a model: a vocabulary has hundreds of thousands."""
-        unpack, buffer, offset = struct.Struct("<Q").unpack_from, self.buffer, self.offset
-        size = len(buffer)
+        unpack, file, offset = struct.Struct("<Q").unpack_from, self.file, self.offset
+        size = len(file)
         found = []
         for _ in range(count):
             begin = offset + 8
-            offset = begin + unpack(buffer, offset)[0]
+            offset = begin + unpack(file, offset)[0]
             if offset > size:
                 raise IndexError
-            found.append(str(buffer[begin:offset], "utf-8"))
+            found.append(file[begin:offset].decode())
         self.offset = offset
         return found
 
@@ -167,9 +168,9 @@ class _Reader:
             raise InputError(f"{self.path}: {key} is an array of arrays, which is not supported")
         layout = np.dtype(SCALARS[item])
         end = self.offset + count * layout.itemsize
-        if end > len(self.buffer):
+        if end > len(self.file):
             raise IndexError
-        values = self.file[self.offset : end].view(layout).tolist()
+        values = np.frombuffer(self.file, layout, count, self.offset).tolist()
         self.offset = end
         return values
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, dequantize
-from numpy.typing import NDArray
 
 from membound.errors import InputError
 from membound.models.architecture import Architecture
@@ -126,11 +126,11 @@ def _files(folder: Path) -> list[Path]:
 def _read_file(path: Path) -> list[StoredTensor]:
     """The tensors of one file, under their own names."""
     file = map_file(path)
-    start = 8 + int.from_bytes(file[:8].tobytes(), "little")
+    start = 8 + int.from_bytes(file[:8], "little")
     try:
         if start > len(file):
             raise ValueError
-        header = json.loads(file[8:start].tobytes())
+        header = json.loads(file[8:start])
         entries = [_entry(name, entry) for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: the header is damaged: download it again") from None
@@ -145,7 +145,7 @@ def _entry(name: str, entry: dict[str, Any]) -> tuple[str, str, tuple[int, ...],
 
 def _tensor(
     path: Path,
-    file: NDArray[np.uint8],
+    file: mmap,
     start: int,
     name: str,
     dtype: str,
