@@ -15,6 +15,7 @@ from membound.models.detokenize import Detokenizer
 from membound.models.pretokenizers import names, pre_tokenizer
 from membound.models.specials import SpecialTokens
 from membound.models.tokenizer import Tokenizer
+from membound.serving.text import Codec, Text
 from tests.golden.vocabularies import byte_level, sentencepiece
 
 any_text = st.text(st.characters(codec="utf-8"), max_size=60)
@@ -50,6 +51,15 @@ def test_streaming_continues_the_prompt(kind: str, prompt: list[int], tokens: li
     stream = Detokenizer(tokenizer, prompt)
     shown += "".join(stream.push(token) for token in tokens) + stream.finish()
     assert shown == tokenizer.decode(prompt + tokens)
+
+
+def test_the_engine_can_use_it() -> None:
+    codec: Codec = small("bytes")  # the type checker's half of the test
+    assert codec.end_ids == small("bytes").end_ids
+    prompt = codec.encode("Größe: 1")
+    text = Text(codec, prompt, ["STOP"])
+    assert "".join(text.push(token) for token in codec.encode(" 2é S STOP no")) + text.finish() == " 2é S "
+    assert text.stopped
 
 
 def test_bos_and_eos_stand_where_the_file_says() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.errors import InputError
-from membound.models.detokenize import Detokenizer
+from membound.models.detokenize import Detokenizer, StopStrings
 from membound.models.tokenizer_folder import folder_parts
 from membound.models.tokenizer_gguf import gguf_parts
 from membound.models.tokenizer_parts import TokenizerParts
@@ -47,8 +47,16 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; control tokens do not show, broken UTF-8 becomes U+FFFD."""
-        detokenizer = Detokenizer(self)
+        detokenizer = self.detokenizer()
         return "".join([detokenizer.push(token) for token in ids]) + detokenizer.finish()
+
+    def detokenizer(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
+        """Decodes the tokens that follow a prompt as they come."""
+        return Detokenizer(self, prompt_ids)
+
+    def stops(self, strings: Sequence[str]) -> StopStrings:
+        """Ends a text at the first of these strings."""
+        return StopStrings(strings)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for, a control token's text too; InputError outside the vocabulary."""
