@@ -1,0 +1,112 @@
+"""From peak to real: what share of a roof each kind of operation reaches, and what it costs beside.
+
+The values are in efficiencies.toml, each with its error and source; validation/fit_efficiencies.py makes
+that file. All are relative to a part's own peaks or are times of the software, so that they carry over to
+other parts.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from membound.errors import InputError
+
+FILE = Path(__file__).parent / "efficiencies.toml"
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Of one kind: seconds = launch + (memory^p + math^p)^(1/p), each at its share of the peak."""
+
+    launch_s: float = 0.0
+    bandwidth: float = 1.0  # share of the memory's peak
+    compute: Mapping[int, float] = field(default_factory=dict)  # share of the peak, by bits of an operand
+    source: str = "datasheet"
+
+    def compute_share(self, bits: int) -> float:
+        """Share of the peak at a rate of so many bits."""
+        return self.compute.get(bits, self.compute.get(16, 1.0))
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What an engine adds around the kernels, in seconds."""
+
+    per_layer_s: float = 0.0
+    per_step_s: float = 0.0
+    per_sequence_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All that turns a roof into a prediction. `sharpness` None takes the larger of memory and math."""
+
+    kinds: Mapping[str, Efficiency] = field(default_factory=dict)
+    engines: Mapping[str, Overhead] = field(default_factory=dict)
+    sharpness: float | None = None
+    expert_imbalance: float = (
+        0.0  # growth of the slowest rank's load per doubling of the expert-parallel ranks
+    )
+    reduce_launch_s: float = 0.0
+    reduce_growth: float = 0.0  # of that launch per doubling of the ranks
+    link_share: float = 1.0  # of a link's peak
+    latency_share: float = 0.0  # of a link's latency, once per collective
+
+    def kind(self, name: str) -> Efficiency:
+        """Of a kind of operation; the datasheet's where it is not known."""
+        return self.kinds.get(name, Efficiency())
+
+    def engine(self, name: str) -> Overhead:
+        """Of an engine by name."""
+        if name not in self.engines:
+            raise InputError(f"--engine {name}: one of {', '.join(self.engines)}")
+        return self.engines[name]
+
+
+IDEAL = Calibration(engines={name: Overhead() for name in ("vllm", "sglang", "trtllm", "none")})
+
+
+@cache
+def fitted(path: Path = FILE) -> Calibration:
+    """The shipped efficiencies."""
+    with path.open("rb") as file:
+        values = tomllib.load(file)
+
+    def value(table: str, name: str) -> float:
+        return float(values[table][name]["value"])
+
+    kinds = {
+        name: Efficiency(
+            launch_s=table["launch_us"]["value"] * 1e-6,
+            bandwidth=table["bandwidth"]["value"],
+            compute={
+                bits: table[f"compute_{bits}"]["value"]
+                for bits in (32, 16, 8, 4)
+                if f"compute_{bits}" in table
+            },
+            source=table["source"],
+        )
+        for name, table in values["kinds"].items()
+    }
+    engines = {
+        name: Overhead(
+            per_layer_s=table["per_layer_us"]["value"] * 1e-6,
+            per_step_s=table["per_step_us"]["value"] * 1e-6,
+            per_sequence_s=table["per_sequence_us"]["value"] * 1e-6,
+        )
+        for name, table in values["engines"].items()
+    }
+    return Calibration(
+        kinds=kinds,
+        engines={**engines, "none": Overhead()},
+        sharpness=value("form", "sharpness"),
+        expert_imbalance=value("form", "expert_imbalance"),
+        reduce_launch_s=value("collectives", "launch_us") * 1e-6,
+        reduce_growth=value("collectives", "growth"),
+        link_share=value("collectives", "link_share"),
+        latency_share=value("collectives", "latency_share"),
+    )

@@ -1,0 +1,67 @@
+"""In which formats a deployment stores and multiplies: weights, KV cache and activations, separately."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from membound.errors import InputError
+from membound.hardware.accelerator import RATES, Accelerator
+from membound.models.architecture import Dimensions
+from membound.models.quantization import FORMATS, Format, Quantization
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """`weights` None keeps every matrix in 16 bits; `activations` None follows each matrix's own rate."""
+
+    weights: Quantization | None
+    kv: Format
+    activations: str | None = None
+
+    def weight_format(self, name: str, shape: tuple[int, ...]) -> Format:
+        """Format in which a parameter is stored, by its canonical name."""
+        return self.weights.format_of(name, shape) if self.weights else FORMATS["bf16"]
+
+    def operands(self, stored: Format) -> str:
+        """The rate that fits both the weights of a matrix and what it is multiplied with."""
+        own = stored.rate or "bf16"
+        if self.activations is None or RATES[own] >= RATES[self.activations]:
+            return own
+        return self.activations
+
+    def rate(self, stored: Format, part: Accelerator) -> str:
+        """The rate at which the part multiplies it: the operands' own, or the next wider that it has."""
+        return part.native_rate(self.operands(stored))
+
+    def notes(self, part: Accelerator) -> list[str]:
+        """What does not run at the rate of its format, in words."""
+        stored = {self.weights.format, *(f for _, f in self.weights.rules)} if self.weights else set()
+        found = []
+        for kind in sorted(stored | {FORMATS["bf16"]}, key=lambda f: f.bits):
+            rate = self.rate(kind, part)
+            if RATES[rate] > RATES[kind.rate or "fp4"]:
+                found.append(f"{kind.name} weights run weight-only: stored {kind.name}, multiplied at {rate}")
+        return found
+
+
+def precisions(
+    model: Dimensions, weights: str | None = None, kv: str | None = None, activations: str | None = None
+) -> Precisions:
+    """What the user asks for; where nothing is asked, what the checkpoint says, else 16 bits."""
+    scheme = model.quantization
+    if weights is not None:
+        kind = _format("weights", weights)
+        scheme = None if kind.name in ("bf16", "fp16") else Quantization(kind)
+    if activations is not None and activations not in RATES:
+        raise InputError(f"--activations {activations}: one of {', '.join(RATES)}")
+    if activations is None and scheme is not None:
+        activations = scheme.activations
+    if kv is None:
+        kv = (scheme.kv if scheme else None) or "bf16"
+    return Precisions(scheme, _format("kv", kv), activations)
+
+
+def _format(option: str, name: str) -> Format:
+    if name not in FORMATS:
+        raise InputError(f"--{option} {name}: one of {', '.join(FORMATS)}")
+    return FORMATS[name]
