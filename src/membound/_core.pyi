@@ -24,7 +24,9 @@ class PackedMatrix:
     `type` is GGUF's id, `file` the bytes of (rows, cols) as they stand in the file.
     """
 
-    def __init__(self, type: int, file: npt.NDArray[np.uint8], rows: int, cols: int, isa: str = "") -> None: ...
+    def __init__(
+        self, type: int, file: npt.NDArray[np.uint8], rows: int, cols: int, isa: str = ""
+    ) -> None: ...
     @property
     def bytes(self) -> int:
         """Size when packed."""

@@ -8,19 +8,22 @@ A named block that is found while free leaves its place in the middle of the fre
 such stale places and skips them when they come to the head.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
 
 class BlockPool:
     """`blocks` blocks, by id from 0."""
 
-    __slots__ = ("_found", "_names", "_queue", "_references", "_stale", "blocks", "free")
+    __slots__ = ("_found", "_head", "_names", "_queue", "_references", "_stale", "blocks", "free")
 
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
         self.free = blocks  # how many nobody uses
-        self._queue = deque(range(blocks))  # free blocks, longest unused first, and stale places
+        self._queue = list(
+            range(blocks)
+        )  # from `_head` on: free blocks, longest unused first, and stale places
+        self._head = 0
         self._stale: dict[int, int] = {}  # places of a block in the queue that no longer count, the foremost
         self._names: dict[int, Hashable] = {}  # of named blocks, used or free
         self._found: dict[Hashable, int] = {}  # the inverse
@@ -49,21 +52,35 @@ class BlockPool:
     def take(self, count: int) -> list[int]:
         """`count` fresh blocks, longest unused first, which forget what they held; so many must be free."""
         self.free -= count
-        popleft = self._queue.popleft
-        if not self._names:  # and so nothing was ever found, and no place is stale
-            return [popleft() for _ in range(count)]
-        blocks: list[int] = []
-        while len(blocks) < count:
-            block = popleft()
-            if block in self._stale:
-                self._stale[block] -= 1
-                if not self._stale[block]:
-                    del self._stale[block]
-                continue
-            if block in self._names:
-                del self._found[self._names.pop(block)]
-            blocks.append(block)
+        blocks = self._pop(count)
+        if self._names:  # without names nothing was ever found, and no place is stale
+            if not self._stale.keys().isdisjoint(blocks):
+                blocks = self._skip_stale(blocks)
+            if not self._names.keys().isdisjoint(blocks):
+                for block in blocks:
+                    if block in self._names:
+                        del self._found[self._names.pop(block)]
         return blocks
+
+    def _pop(self, count: int) -> list[int]:
+        """The next places of the free list."""
+        begin = self._head
+        self._head += count
+        return self._queue[begin : self._head]
+
+    def _skip_stale(self, blocks: list[int]) -> list[int]:
+        """As many blocks as there are, from the places that count and those after them."""
+        fresh: list[int] = []
+        missing = len(blocks)
+        while blocks:
+            for block in blocks:
+                places = self._stale.pop(block, 0)
+                if not places:
+                    fresh.append(block)
+                elif places > 1:
+                    self._stale[block] = places - 1
+            blocks = self._pop(missing - len(fresh))
+        return fresh
 
     def name(self, block: int, name: Hashable) -> None:
         """A used private block holds `name` from now on; if another does already, it stays private."""
@@ -89,19 +106,23 @@ class BlockPool:
             references.pop(block, None)
             self._queue.append(block)
             self.free += 1
+        if self._head > self.blocks:
+            del self._queue[: self._head]
+            self._head = 0
         if len(self._queue) > 4 * self.blocks:
             self._compact()
 
     def _compact(self) -> None:
         """Drop the stale places: a prefix found again and again would leave them without end."""
-        self._queue = deque(self.free_order())
+        self._queue = self.free_order()
+        self._head = 0
         self._stale.clear()
 
     def free_order(self) -> list[int]:
         """The free blocks in the order in which they would be taken."""
         skip = Counter(self._stale)
         order = []
-        for block in self._queue:
+        for block in self._queue[self._head :]:
             if skip[block]:
                 skip[block] -= 1
             else:
@@ -111,7 +132,7 @@ class BlockPool:
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Assert the invariants B1 to B6 of docs/scheduler.md, given the block tables of all users."""
         users = Counter(block for table in tables for block in table)
-        places = Counter(self._queue)
+        places = Counter(self._queue[self._head :])
         free = Counter(self.free_order())
         assert self.free + len(users) == self.blocks, "B1: every block is free or used"
         assert set(free) == set(range(self.blocks)) - set(users), "B2: no block is both"
