@@ -1,0 +1,278 @@
+"""Matrix products with packed weights, on every instruction set that this machine has.
+
+Three oracles: the product of the dequantized weights in float64, a NumPy emulation of the numeric scheme, and
+the kernels of one instruction set against those of another, bit by bit.
+"""
+
+from functools import cache
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+from numpy.typing import NDArray
+
+from membound import _core
+
+FLOATS = (Type.F32, Type.F16, Type.BF16)
+NIBBLES = (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1)
+K_QUANTS = (Type.Q4_K, Type.Q5_K, Type.Q6_K)
+TYPES = (*FLOATS, *NIBBLES, Type.Q8_0, *K_QUANTS)
+WITH_MIN = (Type.Q4_1, Type.Q5_1, Type.Q4_K, Type.Q5_K)
+
+BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 100)
+HEIGHTS = (1, 15, 16, 17, 48, 100)
+
+# Relative L2 errors of a product, against float64.
+ACTIVATION_ERROR = 1e-2  # int8 with a scale per 32: 0.4 % of each activation's block maximum at worst
+SUMMATION_ERROR = 2e-6  # one chain of float32 additions over at most 768 columns
+
+# Of one element, as a share of the sum of its terms' magnitudes: the emulation rounds products once more.
+EMULATION_ERROR = 1e-6
+
+
+def widths(kind: Type) -> tuple[int, ...]:
+    if kind in K_QUANTS:
+        return (256, 512, 768)
+    return (5, 32, 96, 576) if kind in FLOATS else (32, 64, 96, 576)
+
+
+@cache
+def weights(kind: Type, rows: int, cols: int) -> NDArray[np.uint8]:
+    """Bytes of a random matrix, all bit patterns among its quants, scales of either sign; (rows, row bytes)."""
+    random = np.random.default_rng((kind, rows, cols))
+    if kind in FLOATS:
+        values = random.standard_normal((rows, cols)).astype(np.float32)
+        if kind == Type.F32:
+            return values.view(np.uint8)
+        if kind == Type.F16:
+            return values.astype(np.float16).view(np.uint8)
+        return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    data = random.integers(0, 256, (rows, cols // block, size), np.uint8)
+    count = 2 if kind in WITH_MIN else 1
+    scales = (random.standard_normal((rows, cols // block, count)) * 0.01).astype(np.float16).view(np.uint8)
+    if kind == Type.Q6_K:
+        data[..., -2:] = scales
+    else:
+        data[..., : 2 * count] = scales
+    return np.ascontiguousarray(data.reshape(rows, -1))
+
+
+def dequantized(kind: Type, data: NDArray[np.uint8]) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = gguf.quants.dequantize(data, kind)
+    return values
+
+
+def activations(m: int, cols: int, seed: int = 0) -> NDArray[np.float32]:
+    random = np.random.default_rng(seed)
+    return (random.standard_normal((m, cols)) * random.uniform(0.1, 10, (m, 1))).astype(np.float32)
+
+
+def pack(kind: Type, data: NDArray[np.uint8], cols: int, isa: str) -> _core.PackedMatrix:
+    return _core.PackedMatrix(kind, data.reshape(-1), len(data), cols, isa)
+
+
+def relative_error(found: NDArray[np.float32], wanted: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def split_weights(
+    kind: Type, data: NDArray[np.uint8], cols: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Signed quants (rows, cols), scales (rows, cols / step) and mins (rows, cols / 32); step is 16 in Q6_K.
+
+    Taken from what dequantizing gives: scales are the gaps that a change of quant makes.
+    """
+    rows = len(data)
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    blocks = data.reshape(rows, -1, size)
+
+    def half(start: int) -> NDArray[np.float64]:
+        return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16).astype(np.float64)
+
+    values = dequantized(kind, data).astype(np.float64)
+    if kind in (Type.Q4_K, Type.Q5_K):
+        packed = blocks[..., 4:16].astype(np.int64)
+        scale = np.concatenate(
+            [packed[..., :4] & 63, packed[..., 8:] & 15 | packed[..., :4] >> 6 << 4], axis=-1
+        )
+        low = np.concatenate(
+            [packed[..., 4:8] & 63, packed[..., 8:] >> 4 | packed[..., 4:8] >> 6 << 4], axis=-1
+        )
+        scales, mins = half(0) * scale, -half(2) * low
+    elif kind == Type.Q6_K:
+        scales, mins = half(208) * blocks[..., 192:208].view(np.int8), np.zeros((rows, cols // 32))
+    else:
+        scales, mins = half(0), half(2) if kind in WITH_MIN else np.zeros((rows, cols // 32, 1))
+    scales, mins = scales.reshape(rows, -1), mins.reshape(rows, -1)
+    spread = np.repeat(scales, cols // scales.shape[1], axis=1)
+    offset = values - np.repeat(mins, 32, axis=1)
+    quants = np.rint(np.divide(offset, spread, out=np.zeros_like(offset), where=spread != 0))
+    return quants, scales, mins
+
+
+def emulated(
+    kind: Type, data: NDArray[np.uint8], x: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The numeric scheme in NumPy: products (m, rows), and the sums of their terms' magnitudes."""
+    m, cols = x.shape
+    quants, scales, mins = split_weights(kind, data, cols)
+    step = cols // scales.shape[1]
+    blocks = x.reshape(m, -1, 32)
+    greatest = np.abs(blocks).max(axis=2, keepdims=True)
+    dx = greatest / np.float32(127)
+    inverse = np.divide(np.float32(127), greatest, out=np.zeros_like(greatest), where=greatest > 0)
+    ints = np.rint(blocks * inverse).astype(np.float64)
+    sums = (dx[..., 0] * ints.sum(axis=2).astype(np.float32)).astype(np.float32)
+    ints = ints.reshape(m, cols)
+    total = np.zeros((m, len(data)), np.float32)
+    size = np.zeros((m, len(data)))
+    for k in range(0, cols, step):
+        dots = ints[:, k : k + step] @ quants[:, k : k + step].T
+        factor = (scales[:, k // step].astype(np.float32)[None] * dx[:, k // 32]).astype(np.float64)
+        total = (total + dots * factor).astype(np.float32)
+        size += np.abs(dots * factor)
+        if kind in WITH_MIN:
+            part = mins[:, k // 32][None] * sums[:, k // 32, None].astype(np.float64)
+            total = (total + part).astype(np.float32)
+            size += np.abs(part)
+    return total, size
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_products_are_those_of_the_dequantized_weights(kind: Type, isa: str) -> None:
+    for cols in widths(kind):
+        data = weights(kind, 48, cols)
+        x = activations(33, cols)
+        wanted = x.astype(np.float64) @ dequantized(kind, data).astype(np.float64).T
+        bound = SUMMATION_ERROR if kind in FLOATS else ACTIVATION_ERROR
+        assert relative_error(pack(kind, data, cols, isa).multiply(x), wanted) < bound
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+@pytest.mark.parametrize("kind", TYPES[3:], ids=lambda kind: kind.name)
+def test_products_follow_the_numeric_scheme(kind: Type, isa: str) -> None:
+    for cols in widths(kind):
+        data = weights(kind, 48, cols)
+        x = activations(33, cols)
+        wanted, size = emulated(kind, data, x)
+        assert (np.abs(pack(kind, data, cols, isa).multiply(x) - wanted) <= EMULATION_ERROR * size).all()
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_a_row_gives_the_same_bits_in_any_batch_and_any_split(kind: Type, isa: str) -> None:
+    cols = widths(kind)[-1]
+    x = activations(max(BATCHES), cols)
+    for rows in HEIGHTS:
+        matrix = pack(kind, weights(kind, rows, cols), cols, isa)
+        alone = np.concatenate([matrix.multiply(x[i : i + 1]) for i in range(len(x))])
+        assert alone.shape == (len(x), rows)
+        for m in BATCHES:
+            assert np.array_equal(matrix.multiply(x[:m]), alone[:m]), (rows, m)
+        for parts in (2, 3):
+            assert np.array_equal(matrix.multiply(x, parts), alone), (rows, parts)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_instruction_sets_agree_bit_by_bit(kind: Type) -> None:
+    for cols in widths(kind):
+        data = weights(kind, 33, cols)
+        for m in (1, 5, 16, 40):
+            x = activations(m, cols, seed=m)
+            first, *others = [pack(kind, data, cols, isa).multiply(x) for isa in _core.isas()]
+            for other in others:
+                assert np.array_equal(first, other), (cols, m)
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+@pytest.mark.parametrize("kind", TYPES[3:], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("byte", [0x00, 0xFF, 0x80, 0x7F])
+def test_extreme_quants_do_not_overflow(kind: Type, isa: str, byte: int) -> None:
+    cols = widths(kind)[-1]
+    data = weights(kind, 16, cols).copy()
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    blocks = data.reshape(16, -1, size)
+    header = {Type.Q6_K: slice(208, 210)}.get(kind, slice(0, 4 if kind in WITH_MIN else 2))
+    kept = blocks[..., header].copy()
+    blocks[:] = byte
+    blocks[..., header] = kept
+    # The greatest activations of one sign: every dot product is as large as it can be.
+    for x in (np.full((17, cols), 3.0, np.float32), np.full((17, cols), -3.0, np.float32)):
+        wanted, size_of_terms = emulated(kind, data, x)
+        found = pack(kind, data, cols, isa).multiply(x)
+        assert (np.abs(found - wanted) <= EMULATION_ERROR * size_of_terms).all()
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_zero_huge_and_tiny_activations(kind: Type, isa: str) -> None:
+    cols = widths(kind)[-1]
+    matrix = pack(kind, weights(kind, 17, cols), cols, isa)
+    wanted = matrix.multiply(activations(1, cols))
+    x = np.concatenate([activations(1, cols) * np.float32(scale) for scale in (0, 2.0**90, 2.0**-60)])
+    found = matrix.multiply(x)
+    assert not found[0].any()
+    assert np.array_equal(found[1], wanted[0] * np.float32(2.0**90))
+    assert np.array_equal(found[2], wanted[0] * np.float32(2.0**-60))
+    assert np.array_equal(
+        matrix.multiply(np.full((3, cols), 1e-42, np.float32)) == 0, np.full((3, 17), True)
+    ) or (kind in FLOATS)
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_in_its_row(kind: Type, isa: str, odd: float) -> None:
+    cols = widths(kind)[-1]
+    matrix = pack(kind, weights(kind, 17, cols), cols, isa)
+    x = activations(20, cols)
+    wanted = matrix.multiply(x)
+    x[7, 3] = odd
+    found = matrix.multiply(x)
+    assert not np.isfinite(found[7]).any()
+    others = np.arange(20) != 7
+    assert np.array_equal(found[others], wanted[others])
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_dequantizing_is_that_of_the_format(kind: Type) -> None:
+    data = weights(kind, 15, widths(kind)[-1])
+    found = _core.dequantize(kind, data.reshape(-1), 15, widths(kind)[-1])
+    assert np.array_equal(found, dequantized(kind, data))
+
+
+def test_every_half_precision_number_is_widened_exactly() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16)
+    found = _core.dequantize(Type.F16, halves.view(np.uint8), 1, 1 << 16)[0]
+    assert np.array_equal(found, halves.view(np.float16).astype(np.float32), equal_nan=True)
+    finite = halves[np.isfinite(halves.view(np.float16))]
+    for isa in _core.isas():
+        matrix = _core.PackedMatrix(Type.F16, finite.view(np.uint8), len(finite), 1, isa)
+        product = matrix.multiply(np.ones((1, 1), np.float32))[0]
+        assert np.array_equal(product, finite.view(np.float16).astype(np.float32))
+
+
+def test_packed_weights_take_the_files_bytes() -> None:
+    for kind in TYPES:
+        data = weights(kind, 48, 768)
+        packed = pack(kind, data, 768, "").bytes
+        assert data.size <= packed <= data.size * 1.011  # Q6_K pads 32 bytes to each 3360
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    data = np.zeros(34, np.uint8)
+    with pytest.raises(ValueError, match="weight type 9 is not supported"):
+        _core.PackedMatrix(9, data, 1, 32)
+    with pytest.raises(ValueError, match="33 columns are no multiple of the 32"):
+        _core.PackedMatrix(Type.Q8_0, data, 1, 33)
+    with pytest.raises(ValueError, match="has 68 bytes, not 34"):
+        _core.PackedMatrix(Type.Q8_0, data, 2, 32)
+    with pytest.raises(ValueError, match="at least one row"):
+        _core.PackedMatrix(Type.Q8_0, data, 0, 32)
+    with pytest.raises(ValueError, match="activations have 16 columns, the matrix has 32"):
+        _core.PackedMatrix(Type.Q8_0, data, 1, 32).multiply(np.zeros((1, 16), np.float32))
+    with pytest.raises(ValueError, match="do not hold"):
+        _core.dequantize(Type.Q8_0, data, 2, 32)
