@@ -4,6 +4,10 @@
 
 namespace membound::portable {
 #include "simd.inc"
+#include "exp.inc"
+#include "elementwise.inc"
+#include "attention.inc"
+#include "choose.inc"
 #include "probe.inc"
 #include "vector_table.inc"
 }  // namespace membound::portable

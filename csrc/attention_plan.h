@@ -1,0 +1,79 @@
+// Who computes which part of a step's attention.
+//
+// An item is some query rows of one sequence against one KV head; a unit is one partition of its keys. The units of all
+// items, in order, are cut into one run per thread, equal in cost. An item that lies within one run is computed and
+// merged there; one that is cut leaves partial sums per partition, and whoever completes it merges them in order. So the
+// result is the same wherever the cuts are.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "step.h"
+
+namespace membound {
+
+struct AttentionShape {
+    int heads, kv_heads, head_dim;
+    int64_t window;  // keys that a query sees, its own among them; 0 sees all
+    bool operator==(const AttentionShape&) const = default;
+};
+
+struct AttentionItem {
+    int64_t sequence, first_row, tokens;  // rows of the step
+    int first_position;                   // of its first row
+    int kv_head, head, heads;             // query heads [head, head + heads) share kv_head
+    int first_partition, partitions;
+    int64_t first_unit;                   // among all units
+    int64_t scratch;                      // where its partial sums begin, if it is cut; else -1
+
+    int rows() const { return static_cast<int>(tokens) * heads; }
+};
+
+class AttentionPlan {
+  public:
+    explicit AttentionPlan(const AttentionShape& shape) : shape_(shape) {}
+
+    const AttentionShape& shape() const { return shape_; }
+    void make(const StepRows& rows, int threads);
+
+    // Calls work(item, first partition, last partition + 1, index of the item) for what belongs to a thread.
+    template <typename Work>
+    void each(int thread, const Work& work) const {
+        const int64_t begin = begins_[thread], end = begins_[thread + 1];
+        if (begin == end) return;
+        for (size_t index = first_item_[thread]; index < items_.size() && items_[index].first_unit < end; ++index) {
+            const AttentionItem& item = items_[index];
+            const int64_t low = begin > item.first_unit ? begin - item.first_unit : 0;
+            const int64_t high = end - item.first_unit < item.partitions ? end - item.first_unit : item.partitions;
+            work(item, item.first_partition + static_cast<int>(low), item.first_partition + static_cast<int>(high));
+        }
+    }
+
+    // Where a cut item keeps what a partition gave: rows greatest, rows totals, then rows of values.
+    float* partial(const AttentionItem& item, int partition) {
+        return scratch_.data() + item.scratch + (partition - item.first_partition) * partial_floats(item);
+    }
+    // Notes that partitions of a cut item are done; true for whoever completes it.
+    bool complete(const AttentionItem& item, int partitions) {
+        std::atomic<int>& arrived = arrived_[&item - items_.data()];
+        if (arrived.fetch_add(partitions, std::memory_order_acq_rel) + partitions < item.partitions) return false;
+        arrived.store(0, std::memory_order_relaxed);  // for the next layer
+        return true;
+    }
+
+  private:
+    int64_t partial_floats(const AttentionItem& item) const;
+
+    AttentionShape shape_;
+    std::vector<AttentionItem> items_;
+    std::vector<int64_t> begins_;     // (threads + 1) units
+    std::vector<size_t> first_item_;  // (threads) item that holds the first unit
+    std::vector<float> scratch_;
+    std::unique_ptr<std::atomic<int>[]> arrived_;  // (items)
+    size_t arrived_size_ = 0;
+};
+
+}  // namespace membound

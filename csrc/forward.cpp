@@ -1,0 +1,288 @@
+// One thread's walk through a step.
+#include <algorithm>
+#include <cmath>
+
+#include "model.h"
+
+namespace membound {
+
+namespace {
+
+// With many rows, so many tiles of gate and up are computed before they are activated: while they are in the cache.
+constexpr int64_t kGateTiles = 16;
+
+uint8_t* aligned(std::vector<uint8_t>& bytes) {
+    return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) / 64 * 64);
+}
+
+}  // namespace
+
+void Model::forward(const StepRows& rows, int thread) {
+    const Lane lane = this->lane(rows.rows, thread);
+    turn_tables(rows, thread);
+    embed(rows, lane);
+    for (const Layer& layer : layers_) {
+        norm(lane, layer.attn_norm);
+        prepare(lane, lane.normed, rows.rows, hidden_, {&layer.q, &layer.k, &layer.v});
+        multiply(lane, {{&layer.q, q_.data()}, {&layer.k, k_.data()}, {&layer.v, v_.data()}}, rows.rows);
+        pool_.barrier(thread);
+        attention_inputs(rows, layer, thread);
+        pool_.barrier(thread);
+        attention(rows, layer, thread);
+        pool_.barrier(thread);
+        prepare(lane, attended_.data(), rows.rows, layer.o.cols, {&layer.o});
+        multiply(lane, {{&layer.o, branch_.data()}}, rows.rows);
+        pool_.barrier(thread);
+        join(lane, layer.o_bias, layer.post_attention_norm);
+        norm(lane, layer.ffn_norm);
+        prepare(lane, lane.normed, rows.rows, hidden_, {&layer.gate, &layer.up});
+        gate_and_up(lane, layer, rows.rows);
+        pool_.barrier(thread);
+        prepare(lane, gated_.data(), rows.rows, layer.down.cols, {&layer.down});
+        multiply(lane, {{&layer.down, branch_.data()}}, rows.rows);
+        pool_.barrier(thread);
+        join(lane, {}, layer.post_ffw_norm);
+    }
+    if (rows.samples > 0) head(rows, lane);
+}
+
+Model::Lane Model::lane(int64_t rows, int thread) {
+    Lane lane{};
+    lane.index = thread;
+    lane.alone = rows <= kAloneRows;
+    // Shared in whole groups of prepared activations where there are enough rows.
+    const int64_t grain = rows >= 16 * pool_.threads() ? 16 : 8;
+    lane.rows = lane.alone ? Range{0, rows} : share(rows, thread, pool_.threads(), grain);
+    Buffers& buffers = lane.alone ? scratch_[thread].alone : shared_;
+    lane.x = buffers.x.data();
+    lane.normed = buffers.normed.data();
+    for (int kind = 0; kind < 2; ++kind) lane.prepared[kind] = aligned(buffers.prepared[kind]);
+    return lane;
+}
+
+void Model::turn_tables(const StepRows& rows, int thread) {
+    const Range mine = share(rows.rows, thread, pool_.threads());
+    for (size_t i = 0; i < ropes_.size(); ++i) {
+        const Rope& rope = ropes_[i];
+        const int64_t n = rope.elements();
+        for (int64_t row = mine.begin; row < mine.end; ++row) {
+            float* cosines = cosines_[i].data() + row * n;
+            float* sines = sines_[i].data() + row * n;
+            for (int64_t pair = 0; pair < n / 2; ++pair) {
+                // The angle is rounded to float32, as where the models were trained.
+                const double angle = static_cast<float>(positions_[row]) * rope.frequencies[pair];
+                const float c = static_cast<float>(std::cos(angle)) * rope.amplitude;
+                const float s = static_cast<float>(std::sin(angle)) * rope.amplitude;
+                const int64_t low = rope.adjacent ? 2 * pair : pair, high = rope.adjacent ? low + 1 : pair + n / 2;
+                cosines[low] = cosines[high] = c;
+                sines[low] = -s;
+                sines[high] = s;
+            }
+        }
+    }
+}
+
+void Model::embed(const StepRows& rows, const Lane& lane) {
+    const int64_t row_bytes = static_cast<int64_t>(file_row_bytes(embedding_.type, hidden_));
+    for (int64_t row = lane.rows.begin; row < lane.rows.end; ++row) {
+        float* x = lane.x + row * hidden_;
+        dequantize(embedding_.type, embedding_.bytes + rows.tokens[row] * row_bytes, hidden_, x);
+        if (embedding_scale_ != 1) vector_.scale(x, embedding_scale_, hidden_);
+    }
+}
+
+void Model::norm(const Lane& lane, const Vector& weight) {
+    for (int64_t row = lane.rows.begin; row < lane.rows.end; ++row) {
+        vector_.rms_norm(lane.x + row * hidden_, weight.data(), norm_eps_, hidden_, lane.normed + row * hidden_);
+    }
+}
+
+// Makes x (rows, columns) ready for the matrices that read it; whoever shares the rows meets at a barrier.
+void Model::prepare(const Lane& lane, const float* x, int64_t rows, int64_t columns,
+                    std::initializer_list<const Matrix*> readers) {
+    for (Activations kind : {Activations::quantized, Activations::floats}) {
+        const auto takes = [&](const Matrix* matrix) { return activations_of(matrix->type) == kind; };
+        if (lane.rows.begin == lane.rows.end || std::none_of(readers.begin(), readers.end(), takes)) continue;
+        matmul_.prepare(kind, x, columns, rows, columns, lane.rows.begin, lane.rows.end,
+                        lane.prepared[static_cast<int>(kind)]);
+    }
+    if (!lane.alone) pool_.barrier(lane.index);
+}
+
+// Matrices that read the same activations: their tiles in one line, cut where each thread's share of the bytes ends.
+void Model::multiply(const Lane& lane, std::initializer_list<Product> products, int64_t rows) {
+    int64_t total = 0;
+    for (const Product& product : products) {
+        total += static_cast<int64_t>(packed_bytes(product.matrix->type, product.matrix->rows, product.matrix->cols));
+    }
+    const int64_t begin = total * lane.index / pool_.threads(), end = total * (lane.index + 1) / pool_.threads();
+    int64_t at = 0;
+    for (const Product& product : products) {
+        const Matrix& matrix = *product.matrix;
+        const int64_t tile_bytes = static_cast<int64_t>(packed_bytes(matrix.type, kTileRows, matrix.cols));
+        const auto tile_at = [&](int64_t byte) {
+            return std::clamp<int64_t>((byte - at + tile_bytes - 1) / tile_bytes, 0, tiles(matrix.rows));
+        };
+        if (tile_at(begin) < tile_at(end)) {
+            matmul_.multiply(matrix, tile_at(begin), tile_at(end),
+                             lane.prepared[static_cast<int>(activations_of(matrix.type))], rows, product.out, matrix.rows);
+        }
+        at += tiles(matrix.rows) * tile_bytes;
+    }
+}
+
+// Biases, norms of heads, rotations; keys and values into the cache.
+void Model::attention_inputs(const StepRows& rows, const Layer& layer, int thread) {
+    const AttentionShape& shape = layer.attention;
+    const Rope& rope = ropes_[layer.rope];
+    const int64_t dim = shape.head_dim, turning = rope.elements();
+    const auto rotate = rope.adjacent ? vector_.rotate_adjacent : vector_.rotate_halves;
+    const auto ready = [&](float* head, int64_t row, int64_t index, const Vector& bias, const Vector& weight) {
+        if (!bias.empty()) vector_.add(head, bias.data() + index * dim, dim);
+        if (!weight.empty()) vector_.rms_norm(head, weight.data(), norm_eps_, dim, head);
+        rotate(head, cosines_[layer.rope].data() + row * turning, sines_[layer.rope].data() + row * turning, turning);
+    };
+    const int64_t heads = shape.heads + shape.kv_heads;
+    const Range mine = share(rows.rows * heads, thread, pool_.threads());
+    for (int64_t at = mine.begin; at < mine.end; ++at) {
+        const int64_t row = at / heads, head = at % heads;
+        if (head < shape.heads) {
+            ready(q_.data() + row * layer.q.rows + head * dim, row, head, layer.q_bias, layer.q_norm);
+            continue;
+        }
+        const int64_t kv_head = head - shape.heads;
+        float* key = k_.data() + row * layer.k.rows + kv_head * dim;
+        float* value = v_.data() + row * layer.v.rows + kv_head * dim;
+        ready(key, row, kv_head, layer.k_bias, layer.k_norm);
+        if (!layer.v_bias.empty()) vector_.add(value, layer.v_bias.data() + kv_head * dim, dim);
+        const int32_t* table = rows.tables + int64_t{rows.slots[sequence_of_[row]]} * rows.table_width;
+        const int32_t position = positions_[row];
+        uint8_t* tile = layer.cache + table[position / kBlockTokens] * layer.block_bytes +
+                        kv_head * 2 * kv_tile_bytes(kv_type_, shape.head_dim);
+        vector_.store_kv(kv_type_, key, value, shape.head_dim, position % kBlockTokens, tile);
+    }
+}
+
+void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
+    AttentionPlan& plan = plans_[layer.plan];
+    const AttentionShape& shape = layer.attention;
+    const int dim = shape.head_dim, padded = padded_head(dim);
+    const int64_t head_bytes = 2 * kv_tile_bytes(kv_type_, dim);
+    float* scratch = scratch_[thread].attention.data();
+    float* queries = scratch;                            // (kQueryRows, padded)
+    float* scores = queries + kQueryRows * padded;       // (kQueryRows, kPartitionTokens)
+    float* part_values = scores + kQueryRows * kPartitionTokens;
+    float* values = part_values + kQueryRows * padded;   // both (kQueryRows, padded)
+    float* part_greatest = values + kQueryRows * padded;  // from here each (kQueryRows)
+    float* part_total = part_greatest + kQueryRows;
+    float* greatest = part_total + kQueryRows;
+    float* total = greatest + kQueryRows;
+    int32_t first_key[kQueryRows], last_key[kQueryRows];
+    const uint8_t* blocks[kPartitionBlocks];
+
+    plan.each(thread, [&](const AttentionItem& item, int begin, int end) {
+        const int count = item.rows();
+        for (int row = 0; row < count; ++row) {
+            const int token = row / item.heads, head = item.head + row % item.heads;
+            const float* q = q_.data() + (item.first_row + token) * layer.q.rows + int64_t{head} * dim;
+            for (int d = 0; d < dim; ++d) queries[row * padded + d] = q[d] * layer.scale;
+            std::fill(queries + row * padded + dim, queries + (row + 1) * padded, 0.0f);
+            last_key[row] = item.first_position + token;
+            first_key[row] = shape.window > 0
+                                 ? static_cast<int32_t>(std::max<int64_t>(0, last_key[row] - shape.window + 1)) : 0;
+        }
+        const int32_t* table = rows.tables + int64_t{rows.slots[item.sequence]} * rows.table_width;
+        const int last_block = last_key[count - 1] / kBlockTokens;
+        const bool cut = end - begin < item.partitions;
+        const auto clear = [&] {
+            std::fill(greatest, greatest + count, -1e30f);
+            std::fill(total, total + count, 0.0f);
+            std::fill(values, values + count * padded, 0.0f);
+        };
+        const auto merge = [&](const float* next_greatest, const float* next_total, const float* next_values) {
+            for (int row = 0; row < count; ++row) {
+                vector_.merge(greatest + row, total + row, values + row * padded, next_greatest[row], next_total[row],
+                              next_values + row * padded, padded);
+            }
+        };
+        if (!cut) clear();
+        for (int partition = begin; partition < end; ++partition) {
+            for (int i = 0; i < kPartitionBlocks; ++i) {
+                const int block = std::min(partition * kPartitionBlocks + i, last_block);  // none beyond is read
+                blocks[i] = layer.cache + table[block] * layer.block_bytes + item.kv_head * head_bytes;
+            }
+            float* partial = cut ? plan.partial(item, partition) : part_greatest;
+            AttentionPart part{kv_type_, padded, count, queries, first_key, last_key, partition, blocks, scores,
+                               partial, cut ? partial + count : part_total, cut ? partial + 2 * count : part_values};
+            vector_.attend(part);
+            if (!cut) merge(part_greatest, part_total, part_values);
+        }
+        if (cut) {
+            if (!plan.complete(item, end - begin)) return;
+            clear();
+            for (int i = 0; i < item.partitions; ++i) {
+                const float* partial = plan.partial(item, item.first_partition + i);
+                merge(partial, partial + count, partial + 2 * count);
+            }
+        }
+        for (int row = 0; row < count; ++row) {
+            const int64_t token = item.first_row + row / item.heads, head = item.head + row % item.heads;
+            float* out = attended_.data() + token * layer.q.rows + head * dim;
+            const float inverse = 1.0f / total[row];
+            for (int d = 0; d < dim; ++d) out[d] = values[row * padded + d] * inverse;
+        }
+    });
+}
+
+void Model::gate_and_up(const Lane& lane, const Layer& layer, int64_t rows) {
+    const int64_t width = layer.gate.rows;
+    const Range mine = share(tiles(width), lane.index, pool_.threads());
+    const auto activate = layer.activation == Activation::silu ? vector_.gate_silu : vector_.gate_gelu;
+    const int64_t together = lane.alone ? mine.end - mine.begin : kGateTiles;
+    for (int64_t first = mine.begin; first < mine.end; first += together) {
+        const int64_t last = std::min(first + together, mine.end);
+        const auto product = [&](const Matrix& matrix, float* out) {
+            matmul_.multiply(matrix, first, last, lane.prepared[static_cast<int>(activations_of(matrix.type))], rows,
+                             out, width);
+        };
+        product(layer.gate, gate_.data());
+        product(layer.up, gated_.data());
+        const int64_t begin = first * kTileRows, end = std::min(last * kTileRows, width);
+        for (int64_t row = 0; row < rows; ++row) {
+            activate(gate_.data() + row * width + begin, gated_.data() + row * width + begin, end - begin);
+        }
+    }
+}
+
+// A branch joins the residual stream.
+void Model::join(const Lane& lane, const Vector& bias, const Vector& post_norm) {
+    for (int64_t row = lane.rows.begin; row < lane.rows.end; ++row) {
+        float* x = lane.x + row * hidden_;
+        float* normed = lane.normed + row * hidden_;
+        const float* branch = branch_.data() + row * hidden_;
+        if (!bias.empty()) {
+            std::copy(branch, branch + hidden_, normed);
+            vector_.add(normed, bias.data(), hidden_);
+            branch = normed;
+        }
+        if (!post_norm.empty()) {
+            vector_.rms_norm(branch, post_norm.data(), norm_eps_, hidden_, normed);
+            branch = normed;
+        }
+        vector_.add(x, branch, hidden_);
+    }
+}
+
+// Logits of the sampled rows.
+void Model::head(const StepRows& rows, const Lane& lane) {
+    if (!lane.alone) pool_.barrier(lane.index);  // the rows may be another thread's
+    const Lane top = this->lane(rows.samples, lane.index);
+    for (int64_t sample = top.rows.begin; sample < top.rows.end; ++sample) {
+        vector_.rms_norm(lane.x + rows.sample_rows[sample] * hidden_, output_norm_.data(), norm_eps_, hidden_,
+                         top.normed + sample * hidden_);
+    }
+    prepare(top, top.normed, rows.samples, hidden_, {&head_});
+    multiply(top, {{&head_, logits_.data()}}, rows.samples);
+}
+
+}  // namespace membound

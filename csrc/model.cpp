@@ -1,0 +1,279 @@
+#include "model.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace membound {
+
+namespace {
+
+template <typename T>
+void grow(std::vector<T>& buffer, int64_t size) {
+    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
+}
+
+[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
+
+void require_size(const std::vector<float>& vector, int64_t size, const std::string& name) {
+    if (!vector.empty() && static_cast<int64_t>(vector.size()) != size) {
+        refuse(name + " has " + std::to_string(vector.size()) + " elements, not " + std::to_string(size));
+    }
+}
+
+}  // namespace
+
+Model::Model(const ModelSpec& spec, int64_t blocks, KvType kv_type, int threads, Isa isa, const Progress& progress)
+    : hidden_(spec.hidden), vocab_(spec.vocab), norm_eps_(spec.norm_eps), embedding_scale_(spec.embedding_scale),
+      isa_(isa), matmul_(matmul_kernels(isa)), vector_(vector_kernels(isa)), pool_(threads),
+      embedding_(spec.embedding), output_norm_(spec.output_norm), kv_type_(kv_type), blocks_(blocks) {
+    if (blocks < 1 || blocks > INT32_MAX) refuse("blocks must be between 1 and 2147483647");
+    if (embedding_.rows != vocab_ || embedding_.cols != hidden_) refuse("token_embd is not (vocab, hidden)");
+    require_size(output_norm_, hidden_, "output_norm");
+    for (size_t i = 0; i < spec.layers.size(); ++i) layers_.push_back(describe(spec.layers[i], i));
+    widest_ = std::max({hidden_, query_width_, feed_forward_width_});
+
+    int64_t cache_bytes = 0;
+    for (const Layer& layer : layers_) {
+        if (__builtin_add_overflow(cache_bytes, layer.block_bytes * blocks, &cache_bytes)) refuse("too many blocks");
+    }
+    cache_ = Arena(static_cast<size_t>(cache_bytes), "the KV cache; give it less (kv_memory)");
+    uint8_t* next = cache_.data();
+    for (Layer& layer : layers_) {
+        layer.cache = next;
+        next += layer.block_bytes * blocks;
+    }
+    pack_weights(spec, progress);
+    scratch_.resize(pool_.threads());
+    cosines_.resize(ropes_.size());
+    sines_.resize(ropes_.size());
+}
+
+Model::Layer Model::describe(const LayerSpec& spec, size_t index) {
+    const AttentionShape& a = spec.attention;
+    const std::string prefix = "blk." + std::to_string(index) + ".";
+    if (a.heads < 1 || a.kv_heads < 1 || a.heads % a.kv_heads != 0 || a.head_dim < 2 || a.window < 0) {
+        refuse(prefix + "attn: bad dimensions");
+    }
+    if (spec.rope.elements() > a.head_dim) refuse(prefix + "attn: more elements turn than a head has");
+    const auto vector = [&](const std::string& name, int64_t size, bool needed) {
+        const auto found = spec.vectors.find(name);
+        if (found == spec.vectors.end()) {
+            if (needed) refuse(prefix + name + " is missing");
+            return Vector{};
+        }
+        require_size(found->second, size, prefix + name);
+        return found->second;
+    };
+    const auto bias = [&](const std::string& name, int64_t size) {
+        const auto found = spec.biases.find(name);
+        if (found == spec.biases.end()) return Vector{};
+        require_size(found->second, size, prefix + name + ".bias");
+        return found->second;
+    };
+    const int64_t queries = int64_t{a.heads} * a.head_dim, keys = int64_t{a.kv_heads} * a.head_dim;
+    Layer layer{};
+    layer.attention = a;
+    layer.scale = spec.scale;
+    layer.activation = spec.activation;
+    layer.rope = std::find(ropes_.begin(), ropes_.end(), spec.rope) - ropes_.begin();
+    if (layer.rope == ropes_.size()) ropes_.push_back(spec.rope);
+    while (layer.plan < plans_.size() && !(plans_[layer.plan].shape() == a)) ++layer.plan;
+    if (layer.plan == plans_.size()) plans_.emplace_back(a);
+    layer.attn_norm = vector("attn_norm", hidden_, true);
+    layer.ffn_norm = vector("ffn_norm", hidden_, true);
+    layer.q_norm = vector("attn_q_norm", a.head_dim, false);
+    layer.k_norm = vector("attn_k_norm", a.head_dim, false);
+    layer.post_attention_norm = vector("post_attention_norm", hidden_, false);
+    layer.post_ffw_norm = vector("post_ffw_norm", hidden_, false);
+    layer.q_bias = bias("attn_q", queries);
+    layer.k_bias = bias("attn_k", keys);
+    layer.v_bias = bias("attn_v", keys);
+    layer.o_bias = bias("attn_output", hidden_);
+    const auto gate = spec.matrices.find("ffn_gate");
+    const int64_t width = gate == spec.matrices.end() ? 0 : gate->second.rows;
+    const auto matrix = [&](const std::string& name, int64_t rows, int64_t cols) {
+        const auto found = spec.matrices.find(name);
+        if (found == spec.matrices.end()) refuse(prefix + name + " is missing");
+        if (found->second.rows != rows || found->second.cols != cols) {
+            refuse(prefix + name + " is not (" + std::to_string(rows) + ", " + std::to_string(cols) + ")");
+        }
+        file_row_bytes(found->second.type, cols);  // refuses half blocks
+        return Matrix{found->second.type, rows, cols, nullptr};
+    };
+    layer.q = matrix("attn_q", queries, hidden_);
+    layer.k = matrix("attn_k", keys, hidden_);
+    layer.v = matrix("attn_v", keys, hidden_);
+    layer.o = matrix("attn_output", hidden_, queries);
+    layer.gate = matrix("ffn_gate", width, hidden_);
+    layer.up = matrix("ffn_up", width, hidden_);
+    layer.down = matrix("ffn_down", hidden_, width);
+    layer.block_bytes = 2 * kv_tile_bytes(kv_type_, a.head_dim) * a.kv_heads;
+    query_width_ = std::max(query_width_, queries);
+    kv_width_ = std::max(kv_width_, keys);
+    feed_forward_width_ = std::max(feed_forward_width_, width);
+    return layer;
+}
+
+void Model::pack_weights(const ModelSpec& spec, const Progress& progress) {
+    if (spec.head.rows != vocab_ || spec.head.cols != hidden_) refuse("the head is not (vocab, hidden)");
+    struct Packing {
+        Matrix* matrix;
+        const uint8_t* file;
+    };
+    std::vector<Packing> order;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        const auto& files = spec.layers[i].matrices;
+        Layer& layer = layers_[i];
+        for (const auto& [name, matrix] : {std::pair{"attn_q", &layer.q}, {"attn_k", &layer.k}, {"attn_v", &layer.v},
+                                           {"attn_output", &layer.o}, {"ffn_gate", &layer.gate},
+                                           {"ffn_up", &layer.up}, {"ffn_down", &layer.down}}) {
+            order.push_back({matrix, files.at(name).bytes});
+        }
+    }
+    head_ = {spec.head.type, vocab_, hidden_, nullptr};
+    order.push_back({&head_, spec.head.bytes});
+
+    size_t total = 0;
+    for (const Packing& packing : order) {
+        total += packed_bytes(packing.matrix->type, packing.matrix->rows, packing.matrix->cols);
+    }
+    weights_ = Arena(total, "the weights");
+    uint8_t* next = weights_.data();
+    for (const Packing& packing : order) {
+        Matrix& matrix = *packing.matrix;
+        pool_.run([&](int thread) {
+            const Range part = share(tiles(matrix.rows), thread, pool_.threads());
+            pack(matrix.type, packing.file, matrix.rows, matrix.cols, part.begin, part.end, next);
+        });
+        matrix.data = next;
+        next += packed_bytes(matrix.type, matrix.rows, matrix.cols);
+        weight_bytes_ += static_cast<int64_t>(file_row_bytes(matrix.type, matrix.cols)) * matrix.rows;
+        if (progress) progress(weight_bytes_);
+    }
+}
+
+void Model::check(const StepRows& rows) const {
+    if (rows.rows < 1 || rows.sequences < 1) refuse("a step needs at least one row");
+    if (rows.starts[0] != 0 || rows.starts[rows.sequences] != rows.rows) refuse("starts do not cover the rows");
+    for (int64_t s = 0; s < rows.sequences; ++s) {
+        if (rows.starts[s] >= rows.starts[s + 1]) refuse("starts must ascend");
+        if (rows.first_positions[s] < 0) refuse("positions must not be negative");
+        if (rows.slots[s] < 0 || rows.slots[s] >= rows.table_rows) refuse("a slot lies outside the block tables");
+        const int64_t length = int64_t{rows.first_positions[s]} + rows.starts[s + 1] - rows.starts[s];
+        const int64_t needed = (length + kBlockTokens - 1) / kBlockTokens;
+        if (needed > rows.table_width) refuse("a position lies outside its block table");
+        const int32_t* table = rows.tables + int64_t{rows.slots[s]} * rows.table_width;
+        for (int64_t i = 0; i < needed; ++i) {
+            if (table[i] < 0 || table[i] >= blocks_) refuse("block " + std::to_string(table[i]) + " is not in the cache");
+        }
+    }
+    for (int64_t i = 0; i < rows.rows; ++i) {
+        if (rows.tokens[i] < 0 || rows.tokens[i] >= vocab_) {
+            refuse("token " + std::to_string(rows.tokens[i]) + " is not in the vocabulary of " + std::to_string(vocab_));
+        }
+    }
+    if (rows.samples > rows.rows) refuse("more samples than rows");
+    for (int64_t i = 0; i < rows.samples; ++i) {
+        if (rows.sample_rows[i] < 0 || rows.sample_rows[i] >= rows.rows) refuse("a sampled row is none of the step's");
+    }
+}
+
+void Model::make_room(const StepRows& rows) {
+    const int64_t n = rows.rows, alone = std::min(std::max(n, rows.samples), kAloneRows);
+    const auto fit = [&](Buffers& buffers, int64_t count) {
+        grow(buffers.x, count * hidden_);
+        grow(buffers.normed, count * hidden_);
+        for (Activations kind : {Activations::quantized, Activations::floats}) {
+            grow(buffers.prepared[static_cast<int>(kind)], static_cast<int64_t>(activation_bytes(kind, count, widest_)) + 64);
+        }
+    };
+    if (n > kAloneRows) fit(shared_, n);
+    for (Scratch& scratch : scratch_) {
+        fit(scratch.alone, alone);
+        for (const AttentionPlan& plan : plans_) {
+            grow(scratch.attention, kQueryRows * (3 * padded_head(plan.shape().head_dim) + kPartitionTokens + 4));
+        }
+    }
+    grow(q_, n * query_width_);
+    grow(k_, n * kv_width_);
+    grow(v_, n * kv_width_);
+    grow(attended_, n * query_width_);
+    grow(gate_, n * feed_forward_width_);
+    grow(gated_, n * feed_forward_width_);
+    grow(branch_, n * hidden_);
+    grow(logits_, rows.samples * vocab_);
+    for (size_t i = 0; i < ropes_.size(); ++i) {
+        grow(cosines_[i], n * ropes_[i].elements());
+        grow(sines_[i], n * ropes_[i].elements());
+    }
+    grow(positions_, n);
+    grow(sequence_of_, n);
+    for (int64_t s = 0; s < rows.sequences; ++s) {
+        for (int32_t row = rows.starts[s]; row < rows.starts[s + 1]; ++row) {
+            positions_[row] = rows.first_positions[s] + row - rows.starts[s];
+            sequence_of_[row] = static_cast<int32_t>(s);
+        }
+    }
+}
+
+void Model::run(const StepRows& rows, const std::function<void(int)>& after) {
+    check(rows);
+    make_room(rows);
+    for (AttentionPlan& plan : plans_) plan.make(rows, pool_.threads());
+    pool_.run([&](int thread) {
+        forward(rows, thread);
+        after(thread);
+    });
+}
+
+const float* Model::logits(const StepRows& rows) {
+    run(rows, [](int) {});
+    return logits_.data();
+}
+
+void Model::sample(const StepRows& rows, const std::vector<const RowSampling*>& settings, int32_t* out,
+                   std::vector<RowLogprobs>* logprobs) {
+    const int threads = pool_.threads();
+    const auto plain = [&](int64_t sample) { return settings.empty() || !settings[sample] || settings[sample]->plain(); };
+    if (!settings.empty() && static_cast<int64_t>(settings.size()) != rows.samples) refuse("one setting per sample");
+    for (const RowSampling* row : settings) {
+        if (!row) continue;
+        for (int32_t id : row->history) {
+            if (id < 0 || id >= vocab_) refuse("the history holds a token outside the vocabulary");
+        }
+        if (row->prompt_length < 0 || row->prompt_length > static_cast<int64_t>(row->history.size())) {
+            refuse("the history is shorter than its prompt");
+        }
+    }
+    if (logprobs) logprobs->resize(rows.samples);
+    std::vector<int64_t> best(threads * rows.samples);
+    run(rows, [&](int thread) {
+        pool_.barrier(thread);
+        const Range columns = share(vocab_, thread, threads, kTileRows);
+        for (int64_t sample = 0; sample < rows.samples; ++sample) {
+            if (!plain(sample) || columns.begin == columns.end) continue;
+            const float* row = logits_.data() + sample * vocab_;
+            best[sample * threads + thread] =
+                columns.begin + vector_.argmax(row + columns.begin, columns.end - columns.begin);
+        }
+        pool_.barrier(thread);
+        const Range mine = share(rows.samples, thread, threads);
+        for (int64_t sample = mine.begin; sample < mine.end; ++sample) {
+            float* row = logits_.data() + sample * vocab_;
+            if (plain(sample)) {
+                // Columns ascend with threads, and untouched entries are column 0: the first of equals wins.
+                int64_t chosen = best[sample * threads];
+                for (int other = 1; other < threads; ++other) {
+                    const int64_t candidate = best[sample * threads + other];
+                    if (row[candidate] > row[chosen]) chosen = candidate;
+                }
+                out[sample] = static_cast<int32_t>(chosen);
+            } else {
+                out[sample] = sample_row(vector_, *settings[sample], positions_[rows.sample_rows[sample]] + 1, row, vocab_,
+                                         scratch_[thread].sampling, logprobs ? &(*logprobs)[sample] : nullptr);
+            }
+        }
+    });
+}
+
+}  // namespace membound

@@ -1,0 +1,184 @@
+// A model in memory, and one step of it.
+//
+// A step computes some tokens of some sequences: prompt chunks and decoding tokens alike are sequences with new rows.
+// Activations are (rows, elements) in F32. All threads walk the layers together; a barrier stands wherever one needs
+// what another wrote.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "arena.h"
+#include "attention_plan.h"
+#include "isa.h"
+#include "kernels.h"
+#include "pool.h"
+#include "sampler.h"
+#include "step.h"
+#include "vector.h"
+
+namespace membound {
+
+// A matrix as the file holds it: rows of whole quantization blocks.
+struct FileMatrix {
+    Type type;
+    int64_t rows, cols;
+    const uint8_t* bytes;
+};
+
+struct Rope {
+    bool adjacent;                   // pairs (2i, 2i + 1) instead of (i, i + n/2)
+    float amplitude;                 // of cosines and sines
+    std::vector<float> frequencies;  // (n/2) radians per position
+
+    int64_t elements() const { return 2 * static_cast<int64_t>(frequencies.size()); }
+    bool operator==(const Rope&) const = default;
+};
+
+enum class Activation { silu, gelu_tanh };
+
+// One layer by the names of its tensors: matrices attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down;
+// vectors attn_norm, ffn_norm, and where the layer has them attn_q_norm, attn_k_norm, post_attention_norm,
+// post_ffw_norm; biases of attn_q, attn_k, attn_v, attn_output.
+struct LayerSpec {
+    AttentionShape attention;
+    float scale;  // of attention's dot products
+    Rope rope;
+    Activation activation;
+    std::map<std::string, FileMatrix> matrices;
+    std::map<std::string, std::vector<float>> vectors, biases;
+};
+
+struct ModelSpec {
+    int64_t hidden, vocab;
+    float norm_eps, embedding_scale;
+    FileMatrix embedding;  // its bytes must outlive the model; those of the others only the construction
+    FileMatrix head;
+    std::vector<float> output_norm;
+    std::vector<LayerSpec> layers;
+};
+
+class Model {
+  public:
+    using Progress = std::function<void(int64_t bytes_done)>;
+
+    // Packs the weights, calling `progress` from this thread. `blocks` blocks of KV cache are reserved, not touched.
+    // Throws std::invalid_argument for a spec that does not fit together, std::runtime_error without memory.
+    Model(const ModelSpec& spec, int64_t blocks, KvType kv_type, int threads, Isa isa, const Progress& progress);
+
+    // Logits of the sampled rows, (samples, vocab), valid until the next call. Throws std::invalid_argument for rows
+    // that point outside the vocabulary, the tables or the cache.
+    const float* logits(const StepRows& rows);
+
+    // Chooses a token for each sampled row as its settings say (null or no settings at all: greedy); ids into `out`
+    // (samples). `logprobs`, if given, gets one entry per sample.
+    void sample(const StepRows& rows, const std::vector<const RowSampling*>& settings, int32_t* out,
+                std::vector<RowLogprobs>* logprobs);
+
+    int64_t vocab() const { return vocab_; }
+    int threads() const { return pool_.threads(); }
+    Isa isa() const { return isa_; }
+    int64_t blocks() const { return blocks_; }
+    KvType kv_type() const { return kv_type_; }
+    int64_t kv_bytes() const { return static_cast<int64_t>(cache_.size()); }
+    int64_t weight_bytes() const { return weight_bytes_; }  // of the matrices packed here, as the file has them
+    int64_t arena_bytes() const { return static_cast<int64_t>(weights_.size()); }
+    const char* pages() const { return name(weights_.pages()); }
+
+  private:
+    using Vector = std::vector<float>;  // empty where a layer has none
+
+    struct Layer {
+        AttentionShape attention;
+        float scale;
+        size_t rope, plan;  // indices into ropes_ and plans_
+        Activation activation;
+        Vector attn_norm, q_norm, k_norm, post_attention_norm, ffn_norm, post_ffw_norm;
+        Vector q_bias, k_bias, v_bias, o_bias;
+        Matrix q, k, v, o, gate, up, down;
+        uint8_t* cache;       // of this layer
+        int64_t block_bytes;  // of one block of this layer
+    };
+
+    // Up to so many rows a thread works alone.
+    static constexpr int64_t kAloneRows = 8;
+
+    // What one thread works on. With few rows each thread keeps up the whole residual stream by itself, which is
+    // cheaper than a barrier; with many they share it, and each keeps up its own rows.
+    struct Lane {
+        int index;
+        bool alone;
+        Range rows;
+        float* x;              // (rows of the step, hidden)
+        float* normed;         // likewise
+        uint8_t* prepared[2];  // by kind of activations
+    };
+    struct Buffers {
+        std::vector<float> x, normed;
+        std::vector<uint8_t> prepared[2];
+    };
+    struct Scratch {
+        Buffers alone;
+        std::vector<float> attention;
+        SamplingScratch sampling;
+    };
+    // A matrix of a region that threads share, and where its products go.
+    struct Product {
+        const Matrix* matrix;
+        float* out;  // (rows, matrix rows)
+    };
+
+    void pack_weights(const ModelSpec& spec, const Progress& progress);
+    Layer describe(const LayerSpec& spec, size_t index);
+    void check(const StepRows& rows) const;
+    void make_room(const StepRows& rows);
+    void run(const StepRows& rows, const std::function<void(int thread)>& after);
+
+    // The walk of one thread through a step: forward.cpp.
+    void forward(const StepRows& rows, int thread);
+    Lane lane(int64_t rows, int thread);
+    void turn_tables(const StepRows& rows, int thread);
+    void embed(const StepRows& rows, const Lane& lane);
+    void norm(const Lane& lane, const Vector& weight);
+    void prepare(const Lane& lane, const float* x, int64_t rows, int64_t columns,
+                 std::initializer_list<const Matrix*> readers);
+    void multiply(const Lane& lane, std::initializer_list<Product> products, int64_t rows);
+    void attention_inputs(const StepRows& rows, const Layer& layer, int thread);
+    void attention(const StepRows& rows, const Layer& layer, int thread);
+    void gate_and_up(const Lane& lane, const Layer& layer, int64_t rows);
+    void join(const Lane& lane, const Vector& bias, const Vector& post_norm);
+    void head(const StepRows& rows, const Lane& lane);
+
+    int64_t hidden_, vocab_;
+    float norm_eps_, embedding_scale_;
+    Isa isa_;
+    const MatmulKernels& matmul_;
+    const VectorKernels& vector_;
+    Pool pool_;
+    FileMatrix embedding_;
+    Vector output_norm_;
+    Matrix head_{};
+    std::vector<Layer> layers_;
+    std::vector<Rope> ropes_;
+    Arena weights_;
+    int64_t weight_bytes_ = 0;
+    KvType kv_type_;
+    int64_t blocks_;
+    Arena cache_;
+
+    // Buffers of a step; they grow to the largest that there was.
+    int64_t widest_ = 0, query_width_ = 0, kv_width_ = 0, feed_forward_width_ = 0;
+    std::vector<AttentionPlan> plans_;
+    std::vector<Scratch> scratch_;  // (threads)
+    Buffers shared_;
+    std::vector<float> q_, k_, v_, attended_, gate_, gated_, branch_, logits_;  // (rows, elements)
+    std::vector<std::vector<float>> cosines_, sines_;                           // per rope: (rows, elements)
+    std::vector<int32_t> positions_;                                            // (rows)
+    std::vector<int32_t> sequence_of_;                                          // (rows)
+};
+
+}  // namespace membound
