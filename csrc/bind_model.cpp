@@ -15,8 +15,8 @@
 #include "model.h"
 
 namespace nb = nanobind;
-using namespace membound;
 
+namespace membound {
 namespace {
 
 using Ints1 = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -207,3 +207,5 @@ void bind_model(nb::module_& m) {
         .def_prop_ro("arena_bytes", [](const BoundModel& self) { return self.model->arena_bytes(); })
         .def_prop_ro("pages", [](const BoundModel& self) { return std::string(self.model->pages()); });
 }
+
+}  // namespace membound

@@ -2,4 +2,8 @@
 
 #include <nanobind/nanobind.h>
 
+namespace membound {
+
 void bind_model(nanobind::module_& m);
+
+}  // namespace membound

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind_matmul.h"
+#include "bind_model.h"
 #include "isa.h"
 #include "pool.h"
 #include "probe.h"
@@ -27,4 +28,5 @@ NB_MODULE(_core, m) {
     m.def("probe_flops", &probe_flops, nb::arg("kind"), nb::arg("threads") = 0, nb::arg("seconds") = 0.2,
           nb::call_guard<nb::gil_scoped_release>());
     bind_matmul(m);
+    bind_model(m);
 }
