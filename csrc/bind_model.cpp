@@ -126,6 +126,8 @@ StepRows rows_of(const Ints1& tokens, const Ints1& starts, const Ints1& first_po
             .sample_rows = sample_rows.data()};
 }
 
+nb::tuple report_of(const RowLogprobs& row) { return nb::make_tuple(row.chosen, row.top); }
+
 nb::object step(BoundModel& bound, const Ints1& tokens, const Ints1& starts, const Ints1& first_positions,
                 const Ints1& slots, const Ints2& tables, const Ints1& sample_rows,
                 const std::optional<std::vector<const RowSampling*>>& settings) {
@@ -140,7 +142,7 @@ nb::object step(BoundModel& bound, const Ints1& tokens, const Ints1& starts, con
     for (int32_t id : chosen) ids.append(id);
     if (!settings) return nb::make_tuple(ids, nb::none());
     nb::list reports;
-    for (const RowLogprobs& row : logprobs) reports.append(nb::make_tuple(row.chosen, row.top));
+    for (const RowLogprobs& row : logprobs) reports.append(report_of(row));
     return nb::make_tuple(ids, reports);
 }
 
@@ -158,14 +160,15 @@ nb::object logits(BoundModel& bound, const Ints1& tokens, const Ints1& starts, c
     return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, 2, shape, owner));
 }
 
-int32_t sample_logits(const RowSampling& settings, int64_t position, const Floats1& logits, const std::string& isa) {
-    for (int32_t id : settings.history) {
-        if (id < 0 || id >= static_cast<int64_t>(logits.size())) throw std::invalid_argument("the history holds an unknown token");
-    }
-    std::vector<float> copy(logits.data(), logits.data() + logits.size());
+nb::tuple sample_logits(const RowSampling& settings, int64_t position, const Floats1& logits, const std::string& isa) {
+    const int64_t vocab = static_cast<int64_t>(logits.size());
+    if (vocab == 0) throw std::invalid_argument("there are no logits");
+    check_history(settings, vocab);
+    std::vector<float> copy(logits.data(), logits.data() + vocab);
     SamplingScratch scratch;
-    return sample_row(vector_kernels(choose_isa(isa)), settings, position, copy.data(),
-                      static_cast<int64_t>(copy.size()), scratch, nullptr);
+    RowLogprobs logprobs;
+    const int32_t id = sample_row(vector_kernels(choose_isa(isa)), settings, position, copy.data(), vocab, scratch, &logprobs);
+    return nb::make_tuple(id, report_of(logprobs));
 }
 
 }  // namespace

@@ -237,13 +237,7 @@ void Model::sample(const StepRows& rows, const std::vector<const RowSampling*>& 
     const auto plain = [&](int64_t sample) { return settings.empty() || !settings[sample] || settings[sample]->plain(); };
     if (!settings.empty() && static_cast<int64_t>(settings.size()) != rows.samples) refuse("one setting per sample");
     for (const RowSampling* row : settings) {
-        if (!row) continue;
-        for (int32_t id : row->history) {
-            if (id < 0 || id >= vocab_) refuse("the history holds a token outside the vocabulary");
-        }
-        if (row->prompt_length < 0 || row->prompt_length > static_cast<int64_t>(row->history.size())) {
-            refuse("the history is shorter than its prompt");
-        }
+        if (row) check_history(*row, vocab_);
     }
     if (logprobs) logprobs->resize(rows.samples);
     std::vector<int64_t> best(threads * rows.samples);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 
 namespace membound {
 
@@ -121,6 +122,16 @@ int32_t draw(const VectorKernels& kernels, const RowSampling& settings, int64_t 
 }
 
 }  // namespace
+
+void check_history(const RowSampling& settings, int64_t vocab) {
+    for (int32_t id : settings.history) {
+        if (id < 0 || id >= vocab) throw std::invalid_argument("the history holds a token outside the vocabulary");
+    }
+    if (!settings.penalized()) return;
+    if (settings.prompt_length < 0 || settings.prompt_length > static_cast<int64_t>(settings.history.size())) {
+        throw std::invalid_argument("the history is shorter than its prompt");
+    }
+}
 
 int32_t sample_row(const VectorKernels& kernels, const RowSampling& settings, int64_t position, float* logits,
                    int64_t vocab, SamplingScratch& scratch, RowLogprobs* logprobs) {

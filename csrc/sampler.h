@@ -35,8 +35,11 @@ struct SamplingScratch {
     std::vector<int32_t> counts;  // (vocab) zero between rows
 };
 
-// Samples the token at index `position` of a sequence from `vocab` logits, which penalties change in place. The tokens
-// of the history must lie within the vocabulary.
+// Throws std::invalid_argument if the history holds a token outside the vocabulary or is shorter than its prompt.
+void check_history(const RowSampling& settings, int64_t vocab);
+
+// Samples the token at index `position` of a sequence from `vocab` logits, which penalties change in place. The history
+// must have been checked.
 int32_t sample_row(const VectorKernels& kernels, const RowSampling& settings, int64_t position, float* logits,
                    int64_t vocab, SamplingScratch& scratch, RowLogprobs* logprobs);
 

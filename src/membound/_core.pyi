@@ -1,7 +1,12 @@
 """The native core, typed by hand. Bad arguments raise ValueError, what the machine refuses RuntimeError."""
 
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
 import numpy as np
 import numpy.typing as npt
+
+Ints = npt.NDArray[np.int32]
 
 def isa() -> str:
     """The instruction set in use: portable, avx2 or avx512; MEMBOUND_ISA overrides."""
@@ -39,3 +44,137 @@ class PackedMatrix:
 
 def dequantize(type: int, file: npt.NDArray[np.uint8], rows: int, cols: int) -> npt.NDArray[np.float32]:
     """Rows as they stand in a GGUF file, as float32 (rows, cols)."""
+
+class RowSampling:
+    """The sampling of one request; `logprobs` of -1 reports nothing."""
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        seed: int = 0,
+        logprobs: int = -1,
+        prompt_length: int = 0,
+    ) -> None: ...
+    @property
+    def plain(self) -> bool:
+        """Greedy, without penalties or log-probabilities."""
+
+    @property
+    def penalized(self) -> bool: ...
+    @property
+    def history_length(self) -> int: ...
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Further tokens of the sequence, prompt and output, for the penalties."""
+
+Report = tuple[float, list[tuple[int, float]]]
+"""Log-probability of the chosen token, and the most probable ids with theirs."""
+
+def sample(
+    settings: RowSampling, position: int, logits: npt.NDArray[np.float32], isa: str = ""
+) -> tuple[int, Report]:
+    """The token at `position` of a sequence from (vocab,) logits."""
+
+MatrixSpec = tuple[int, int, int, npt.NDArray[np.uint8]]
+"""GGUF's type id, rows, columns, the bytes as they stand in the file."""
+
+class LayerSpec(TypedDict):
+    """Named by tensors without their prefix and suffix, as `attn_q`."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int  # 0 sees all
+    scale: float
+    rope_adjacent: bool
+    rope_amplitude: float
+    rope_frequencies: npt.NDArray[np.float32]
+    activation: str  # silu or gelu_tanh
+    matrices: dict[str, MatrixSpec]
+    vectors: dict[str, npt.NDArray[np.float32]]
+    biases: dict[str, npt.NDArray[np.float32]]
+
+class ModelSpec(TypedDict):
+    hidden: int
+    vocab: int
+    norm_eps: float
+    embedding_scale: float
+    embedding: MatrixSpec
+    head: MatrixSpec
+    output_norm: npt.NDArray[np.float32]
+    layers: list[LayerSpec]
+
+class Model:
+    """A model in memory: its weights packed, a KV cache in blocks of 16 tokens, and the threads that run it.
+
+    A step's rows are the new tokens of its sequences, one sequence after the other: those of sequence s are
+    rows starts[s] … starts[s + 1] - 1, at positions from first_positions[s]; row slots[s] of `tables`
+    (any, width) holds the ids of its blocks. ValueError for what lies outside vocabulary, tables or cache.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        blocks: int,
+        kv_type: str = "bf16",
+        threads: int = 0,
+        isa: str = "",
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """`kv_type` is f32 or bf16. `threads` of 0 takes all. `progress` is told the bytes packed so far."""
+
+    def step(
+        self,
+        tokens: Ints,
+        starts: Ints,
+        first_positions: Ints,
+        slots: Ints,
+        tables: Ints,
+        sample_rows: Ints,
+        settings: Sequence[RowSampling | None] | None = None,
+    ) -> tuple[list[int], list[Report] | None]:
+        """Samples the token after each of `sample_rows`; None among the settings is greedy.
+
+        The reports come with settings only; those of rows that did not ask are empty.
+        """
+
+    def logits(
+        self,
+        tokens: Ints,
+        starts: Ints,
+        first_positions: Ints,
+        slots: Ints,
+        tables: Ints,
+        sample_rows: Ints,
+    ) -> npt.NDArray[np.float32]:
+        """Logits after each of `sample_rows`: (samples, vocab)."""
+
+    @property
+    def vocab(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def kv_bytes(self) -> int:
+        """Reserved for the KV cache; memory is taken as blocks are first written."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the matrices that a step reads, as the file has them."""
+
+    @property
+    def arena_bytes(self) -> int:
+        """Of the same matrices, packed."""
+
+    @property
+    def pages(self) -> str:
+        """What pages the weights lie on."""

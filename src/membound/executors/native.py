@@ -1,0 +1,220 @@
+"""The native kernels carry steps out, on weights packed in memory and a cache in blocks."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from membound import _core
+from membound.errors import RunError
+from membound.executors.native_model import describe, matrix_types
+from membound.models.weights import Weights
+from membound.serving.request import BLOCK_TOKENS, Request
+from membound.serving.sampling import Sampling, TokenLogprobs
+from membound.serving.step import Outcome, Step
+
+Ints = NDArray[np.int32]
+KvType = Literal["f32", "bf16"]
+DROP_BYTES = 64 << 20  # of packed weights after which the file's pages are given back
+
+
+class NativeExecutor:
+    """Carries steps out with the kernels of one instruction set and a pool of threads.
+
+    It asks no clock: the time after a step is the time before it.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        blocks: int,
+        threads: int | None = None,
+        isa: str | None = None,
+        kv_type: KvType | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Packs the weights; `progress` is told the bytes of the file that are packed so far.
+
+        `blocks`: of 16 tokens, in the KV cache. `threads`: None takes all processors there are for this
+        process. `isa`: None takes the environment's MEMBOUND_ISA, or the strongest. `kv_type`: None takes f32
+        for a model with F32 matrices, else bf16. InputError names an operator that the kernels lack; RunError
+        says what memory was refused.
+        """
+        if kv_type is None:
+            kv_type = "f32" if GGMLQuantizationType.F32 in matrix_types(weights) else "bf16"
+        dropped = 0
+
+        def packed(done: int) -> None:
+            nonlocal dropped
+            if done - dropped >= DROP_BYTES:
+                drop_pages(weights)
+                dropped = done
+            if progress is not None:
+                progress(done)
+
+        try:
+            self.core = _core.Model(describe(weights), blocks, kv_type, threads or 0, isa or "", packed)
+        except RuntimeError as error:
+            raise RunError(str(error)) from None
+        drop_pages(weights)
+        self._slots: dict[Request, _Slot] = {}
+        self._free: list[int] = []
+        self._tables: Ints = np.zeros((0, 0), np.int32)
+
+    def execute(self, step: Step, now: float, until: float) -> Outcome:
+        """Runs the step once."""
+        for request in step.preempted:
+            self._release(request)
+        if len(self._slots) > 2 * len(step.running) + 16:
+            for request in self._slots.keys() - set(step.running):
+                self._release(request)
+
+        tokens: list[int] = []
+        starts, firsts, slots, sample_rows = [0], [], [], []
+        sampling: list[Request] = []
+        settings: list[_core.RowSampling | None] = []
+        for request, count in step.chunks:
+            first = request.computed
+            end = first + count
+            tokens += request.tokens[first:end]
+            starts.append(len(tokens))
+            firsts.append(first)
+            slot = self._slot(request)
+            slots.append(slot.row)
+            if end == request.length:
+                sample_rows.append(len(tokens) - 1)
+                sampling.append(request)
+                settings.append(slot.settings_now(request))
+        for request in step.decoding():
+            known = request.tokens
+            firsts.append(len(known) - 1)
+            sample_rows.append(len(tokens))
+            tokens.append(known[-1])
+            starts.append(len(tokens))
+            slot = self._slot(request)
+            slots.append(slot.row)
+            sampling.append(request)
+            settings.append(slot.settings_now(request))
+
+        ids, reports = self.core.step(
+            np.array(tokens, np.int32),
+            np.array(starts, np.int32),
+            np.array(firsts, np.int32),
+            np.array(slots, np.int32),
+            self._tables,
+            np.array(sample_rows, np.int32),
+            settings if any(settings) else None,
+        )
+        logprobs = None
+        if reports is not None:
+            logprobs = {
+                request: [TokenLogprobs(chosen, tuple(top))]
+                for request, (chosen, top) in zip(sampling, reports, strict=True)
+                if request.sampling.logprobs is not None
+            }
+        chosen_ids = {request: [id] for request, id in zip(sampling, ids, strict=True)}
+        return Outcome(now, tokens=chosen_ids, logprobs=logprobs or None)
+
+    def logits(self, tokens: Sequence[int], *, last: bool = False) -> NDArray[np.float32]:
+        """A sequence from its start, alone and outside any request: (tokens or 1, vocab).
+
+        It uses the first blocks of the cache: call it only while no request holds any.
+        """
+        count = len(tokens)
+        needed = -(-count // BLOCK_TOKENS)
+        rows = np.array([count - 1], np.int32) if last else np.arange(count, dtype=np.int32)
+        return self.core.logits(
+            np.array(tokens, np.int32),
+            np.array([0, count], np.int32),
+            np.zeros(1, np.int32),
+            np.zeros(1, np.int32),
+            np.arange(needed, dtype=np.int32)[None],
+            rows,
+        )
+
+    def _slot(self, request: Request) -> _Slot:
+        """The request's row of the block tables, brought up to date."""
+        slot = self._slots.get(request)
+        if slot is None:
+            if not self._free:
+                self._grow(rows=max(16, 2 * len(self._tables)))
+            slot = self._slots[request] = _Slot(self._free.pop(), row_settings(request))
+        blocks = request.blocks
+        if slot.count != len(blocks):
+            if len(blocks) > self._tables.shape[1]:
+                self._grow(width=max(16, 2 * len(blocks)))
+            self._tables[slot.row, slot.count : len(blocks)] = blocks[slot.count :]
+            slot.count = len(blocks)
+        return slot
+
+    def _release(self, request: Request) -> None:
+        slot = self._slots.pop(request, None)
+        if slot is not None:
+            self._free.append(slot.row)
+
+    def _grow(self, *, rows: int = 0, width: int = 0) -> None:
+        old_rows, old_width = self._tables.shape
+        tables = np.zeros((max(rows, old_rows), max(width, old_width)), np.int32)
+        tables[:old_rows, :old_width] = self._tables
+        self._tables = tables
+        self._free += range(len(tables) - 1, old_rows - 1, -1)
+
+
+class _Slot:
+    """What the executor keeps of a running request: its row of the block tables and its sampling."""
+
+    __slots__ = ("count", "row", "settings")
+
+    def __init__(self, row: int, settings: _core.RowSampling | None) -> None:
+        self.row = row
+        self.count = 0  # blocks that the row holds
+        self.settings = settings
+
+    def settings_now(self, request: Request) -> _core.RowSampling | None:
+        """The settings, with all tokens that penalties look at."""
+        settings = self.settings
+        if settings is not None and settings.penalized:
+            settings.extend(request.tokens[settings.history_length :])
+        return settings
+
+
+def row_settings(request: Request) -> _core.RowSampling | None:
+    """A request's sampling as the kernels take it; None if it is plainly greedy."""
+    settings = kernel_settings(request.sampling, request.prompt_length)
+    return None if settings.plain else settings
+
+
+def kernel_settings(sampling: Sampling, prompt_length: int) -> _core.RowSampling:
+    """Sampling as the kernels take it."""
+    return _core.RowSampling(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        seed=sampling.seed & (2**64 - 1),
+        logprobs=-1 if sampling.logprobs is None else sampling.logprobs,
+        prompt_length=prompt_length,
+    )
+
+
+def drop_pages(weights: Weights) -> None:
+    """Gives back the memory of mapped weight files: what is still needed is read again."""
+    for mapped in {id(m): m for m in map(_mapping, weights.tensors.values()) if m is not None}.values():
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(tensor: object) -> mmap.mmap | None:
+    """The file mapping that an array is a view of."""
+    data: object = getattr(tensor, "data", None)
+    while data is not None and not isinstance(data, mmap.mmap):
+        data = data.obj if isinstance(data, memoryview) else getattr(data, "base", None)
+    return data
