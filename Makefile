@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: build demo test lint bench validate
+.PHONY: build demo test lint bench validate sanitize
 
 build: $(BUILT)
 
@@ -36,3 +36,16 @@ bench: build
 
 validate: build
 	$(BIN)/membound validate
+
+# The native code under the address and undefined-behaviour sanitizers, in an environment of its own.
+sanitize: .venv-sanitize/.built
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	.venv-sanitize/bin/pytest -p no:cacheprovider tests/native
+
+.venv-sanitize/.built: $(SOURCES)
+	$(PYTHON) -m venv .venv-sanitize
+	.venv-sanitize/bin/pip install --quiet "scikit-build-core>=0.11" "nanobind>=2.9" cmake ninja
+	.venv-sanitize/bin/pip install --quiet --no-build-isolation ".[dev]" \
+		-Cbuild-dir=build/sanitize -Ccmake.define.MEMBOUND_SANITIZE=ON
+	touch $@

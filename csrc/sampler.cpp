@@ -51,7 +51,7 @@ void gather_greatest(const VectorKernels& kernels, const float* logits, int64_t 
     ids.resize(vocab);
     int64_t found = 0;
     for (double depth = step;; depth *= 2) {
-        const double threshold = std::max(greatest - depth, least);
+        const double threshold = depth < 1e38 ? std::max(greatest - depth, least) : least;
         found = kernels.at_least(logits, vocab, static_cast<float>(threshold), ids.data(), vocab);
         if (found >= wanted || threshold == least) break;
     }
@@ -67,6 +67,8 @@ constexpr double kLowest = -std::numeric_limits<double>::infinity();
 
 // Depth below the greatest logit where the search for candidates begins, in units of temperature: e^-4 = 2 %.
 constexpr double kFirstDepth = 4;
+// And where it may end: below, weights are 0.
+constexpr double kLastDepth = 750;
 
 RowLogprobs logprobs_of(const VectorKernels& kernels, const float* logits, int64_t vocab, int64_t alternatives,
                         double* log_total, std::vector<int32_t>& ids) {
@@ -83,7 +85,9 @@ RowLogprobs logprobs_of(const VectorKernels& kernels, const float* logits, int64
 // The inverse of the cumulative distribution.
 int32_t draw(const VectorKernels& kernels, const RowSampling& settings, int64_t position, const float* logits,
              int64_t vocab, std::vector<int32_t>& ids) {
-    const double greatest = logits[kernels.argmax(logits, vocab)], temperature = settings.temperature;
+    const int64_t first = kernels.argmax(logits, vocab);
+    const double greatest = logits[first], temperature = settings.temperature;
+    if (!std::isfinite(greatest)) return static_cast<int32_t>(first);  // no distribution
     const double u = uniform(settings.seed, position);
     const auto weight = [&](int32_t id) { return std::exp((logits[id] - greatest) / temperature); };
     // A little below the exact bound: float32 rounds it, and the weights decide.
@@ -102,7 +106,7 @@ int32_t draw(const VectorKernels& kernels, const RowSampling& settings, int64_t 
             total = 0;
             for (int32_t id : ids) total += weight(id);
         }
-        const bool everything = few || static_cast<int64_t>(ids.size()) == vocab;
+        const bool everything = few || static_cast<int64_t>(ids.size()) == vocab || step > kLastDepth * temperature;
         double head = 0, kept = total;  // mass up to here, and of all that top-p keeps
         if (settings.top_p < 1) {
             size_t length = 0;

@@ -1,0 +1,313 @@
+"""The native forward step against the reference, and against itself however a step is cut.
+
+Bounds are of the relative L2 error of the logits. Batches, chunks, threads and places of blocks change no
+bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+from numpy.typing import NDArray
+
+from membound import _core
+from membound.errors import InputError, RunError
+from membound.executors.native import NativeExecutor
+from membound.executors.reference import ReferenceModel
+from membound.models.operators import Linear
+from membound.models.rope import Llama3Scaling, YarnScaling
+from membound.models.weights import Weights, open_weights
+from tests.small_models import FAMILIES, small_architecture, write_gguf, write_safetensors
+
+Floats = NDArray[np.float32]
+FLOAT_BOUND, HALF_BOUND, QUANT_BOUND, KL_BOUND = 1e-4, 1e-2, 5e-2, 2e-3
+ISAS = _core.isas()
+
+
+def error(logits: Floats, expected: Floats) -> float:
+    return float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
+
+
+def divergence(logits: Floats, expected: Floats) -> float:
+    """Mean Kullback-Leibler divergence of the distributions after each token, in nats."""
+    p, q = (
+        x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (expected.astype(float), logits.astype(float))
+    )
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def random_tokens(count: int, vocab: int = 300, seed: int = 0) -> list[int]:
+    return list(map(int, np.random.default_rng(seed).integers(0, vocab, count)))
+
+
+def small(path: Path, family: str, kind: Type = Type.F32, **dims: Any) -> Weights:
+    return open_weights(write_gguf(path / "m.gguf", small_architecture(family, **dims), kind))
+
+
+class Cut:
+    """Feeds a model sequences in steps cut as one likes; its blocks lie scattered over the cache."""
+
+    def __init__(self, executor: NativeExecutor, sequences: Sequence[Sequence[int]], seed: int = 0) -> None:
+        self.core, self.sequences = executor.core, sequences
+        self.done = [0] * len(sequences)
+        width = max(-(-len(tokens) // 16) for tokens in sequences)
+        order = np.random.default_rng(seed).permutation(self.core.blocks)
+        self.tables = order[: len(sequences) * width].reshape(len(sequences), width).astype(np.int32)
+        self.logits: list[list[Floats]] = [[] for _ in sequences]
+
+    def step(self, counts: dict[int, int]) -> None:
+        """That many further tokens of each sequence."""
+        tokens: list[int] = []
+        starts = [0]
+        for index, count in counts.items():
+            tokens += self.sequences[index][self.done[index] : self.done[index] + count]
+            starts.append(len(tokens))
+        logits = self.core.logits(
+            np.array(tokens, np.int32),
+            np.array(starts, np.int32),
+            np.array([self.done[index] for index in counts], np.int32),
+            np.array(list(counts), np.int32),
+            self.tables,
+            np.arange(len(tokens), dtype=np.int32),
+        )
+        for (index, count), start in zip(counts.items(), starts, strict=False):
+            self.logits[index].append(logits[start : start + count])
+            self.done[index] += count
+
+    def results(self) -> list[Floats]:
+        return [np.concatenate(parts) for parts in self.logits]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_in_float32(family: str, isa: str, tmp_path: Path) -> None:
+    weights = small(tmp_path, family)
+    tokens = random_tokens(70)
+    logits = NativeExecutor(weights, blocks=8, isa=isa).logits(tokens)
+    assert error(logits, ReferenceModel(weights).logits(tokens)) <= FLOAT_BOUND
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [
+        {"heads": 1, "kv_heads": 1, "head_dim": 2},
+        {"heads": 3, "kv_heads": 1, "head_dim": 10},
+        {"heads": 7, "kv_heads": 7, "head_dim": 24},
+        {"heads": 100, "kv_heads": 2, "head_dim": 8},
+        {"heads": 12, "kv_heads": 2, "head_dim": 80},
+        {"heads": 4, "kv_heads": 1, "head_dim": 256},
+        {"hidden": 96, "width": 160, "vocab": 273},
+    ],
+)
+def test_awkward_dimensions(dims: dict[str, int], tmp_path: Path) -> None:
+    for family in ("qwen3", "llama"):
+        weights = small(tmp_path, family, **dims)
+        tokens = random_tokens(19, 272)
+        logits = NativeExecutor(weights, blocks=2).logits(tokens)
+        assert error(logits, ReferenceModel(weights).logits(tokens)) <= FLOAT_BOUND
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [Llama3Scaling(8.0, 1.0, 4.0, 128), YarnScaling(4.0, 128, amplitude=1.1386)],
+    ids=lambda s: type(s).__name__,
+)
+def test_rope_scalings(scaling: Llama3Scaling | YarnScaling, tmp_path: Path) -> None:
+    folder = write_safetensors(tmp_path, small_architecture("llama", scaling=scaling))
+    weights = open_weights(folder)
+    tokens = random_tokens(50)
+    logits = NativeExecutor(weights, blocks=4).logits(tokens)
+    assert error(logits, ReferenceModel(weights).logits(tokens)) <= FLOAT_BOUND
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("window", [None, 5, 300])
+def test_contexts_of_several_partitions(window: int | None, isa: str, tmp_path: Path) -> None:
+    architecture = small_architecture("mistral", window=window, context_length=1024)
+    weights = open_weights(write_gguf(tmp_path / "m.gguf", architecture))
+    tokens = random_tokens(777)
+    logits = NativeExecutor(weights, blocks=49, isa=isa).logits(tokens)
+    assert error(logits, ReferenceModel(weights).logits(tokens)) <= FLOAT_BOUND
+
+
+@pytest.mark.parametrize("kind", [Type.F16, Type.BF16])
+def test_half_precision(kind: Type, tmp_path: Path) -> None:
+    for family in ("qwen2", "gemma3"):
+        weights = small(tmp_path, family, kind)
+        tokens = random_tokens(64)
+        logits, expected = (
+            NativeExecutor(weights, blocks=4).logits(tokens),
+            ReferenceModel(weights).logits(tokens),
+        )
+        assert error(logits, expected) <= HALF_BOUND
+        assert divergence(logits, expected) <= KL_BOUND
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "kind",
+    [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K],
+    ids=lambda kind: kind.name,
+)
+def test_quantized_types(kind: Type, isa: str, tmp_path: Path) -> None:
+    weights = small(tmp_path, "llama", kind, hidden=256, width=512, head_dim=64)
+    tokens = random_tokens(64)
+    logits = NativeExecutor(weights, blocks=4, isa=isa).logits(tokens)
+    expected = ReferenceModel(weights).logits(tokens)
+    assert error(logits, expected) <= QUANT_BOUND
+    assert divergence(logits, expected) <= KL_BOUND
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("family", "kind"), [("gemma3", Type.Q8_0), ("llama", Type.F32), ("qwen2", Type.Q4_1)]
+)
+def test_cuts_and_batches_change_no_bit(family: str, kind: Type, isa: str, tmp_path: Path) -> None:
+    """One at a time on one thread, against chunks of 1, 7, 64, mixed with others, on two and three."""
+    weights = open_weights(
+        write_gguf(
+            tmp_path / "m.gguf", small_architecture(family, window=100 if family == "gemma3" else None), kind
+        )
+    )
+    lengths = (300, 33, 16, 1, 270, 90, 17, 64, 5, 31)
+    sequences = [random_tokens(length, seed=index) for index, length in enumerate(lengths)]
+    alone = NativeExecutor(weights, blocks=19, threads=1, isa=isa)
+    expected = [alone.logits(tokens) for tokens in sequences]
+    for threads, sizes in ((1, (7,)), (2, (64, 1, 7)), (3, (13, 100)), (2, (1,))):
+        executor = NativeExecutor(weights, blocks=200, threads=threads, isa=isa)
+        cut = Cut(
+            executor, [tokens[:60] for tokens in sequences] if sizes == (1,) else sequences, seed=threads
+        )
+        turn = 0
+        while True:
+            counts = {}
+            for index, sequence in enumerate(cut.sequences):
+                left = len(sequence) - cut.done[index]
+                if left and (index + turn) % 4 != 3:
+                    counts[index] = min(left, sizes[(turn + index) % len(sizes)])
+            turn += 1
+            if counts:
+                cut.step(counts)
+            elif turn > 4 and all(
+                done == len(tokens) for done, tokens in zip(cut.done, cut.sequences, strict=True)
+            ):
+                break
+        for logits, whole in zip(cut.results(), expected, strict=True):
+            np.testing.assert_array_equal(logits, whole[: len(logits)])
+
+
+def test_what_a_block_held_before_does_not_matter(tmp_path: Path) -> None:
+    weights = small(tmp_path, "qwen3", Type.Q8_0)
+    executor = NativeExecutor(weights, blocks=4)
+    tokens = random_tokens(37)
+    fresh = executor.logits(tokens)
+    executor.logits(random_tokens(64, seed=1))
+    np.testing.assert_array_equal(executor.logits(tokens), fresh)
+
+
+def test_greedy_tokens_of_a_step_are_those_of_its_logits(tmp_path: Path) -> None:
+    weights = small(tmp_path, "llama")
+    executor = NativeExecutor(weights, blocks=8, threads=2)
+    tokens = random_tokens(20)
+    logits = executor.logits(tokens)
+    ids, reports = executor.core.step(
+        np.array(tokens, np.int32),
+        np.array([0, 20], np.int32),
+        np.array([0], np.int32),
+        np.array([0], np.int32),
+        np.array([[0, 1]], np.int32),
+        np.arange(20, dtype=np.int32),
+    )
+    assert ids == logits.argmax(-1).tolist()
+    assert reports is None
+
+
+def test_two_engines_at_once_and_more_threads_than_processors(tmp_path: Path) -> None:
+    weights = small(tmp_path, "llama")
+    tokens = random_tokens(40)
+    executors = [NativeExecutor(weights, blocks=4, threads=threads) for threads in (2, 4)]
+    expected = executors[0].logits(tokens)
+    with ThreadPoolExecutor(4) as threads:
+        results = threads.map(lambda index: executors[index % 2].logits(tokens), range(12))
+    for logits in results:
+        np.testing.assert_array_equal(logits, expected)
+
+
+def test_sizes(tmp_path: Path) -> None:
+    weights = small(tmp_path, "llama", Type.Q8_0)
+    done: list[int] = []
+    core = NativeExecutor(weights, blocks=10, threads=2, progress=done.append).core
+    read = sum(
+        tensor.data.nbytes
+        for name, tensor in weights.tensors.items()
+        if len(tensor.shape) == 2 and name != "token_embd.weight"
+    )
+    assert core.weight_bytes == done[-1] == read
+    assert done == sorted(done)
+    assert read <= core.arena_bytes <= read + (4 << 20)
+    assert (core.threads, core.blocks, core.vocab) == (2, 10, 300)
+    assert core.kv_bytes >= 10 * 16 * 2 * 2 * 2 * 16 * 2
+
+
+STEP = {
+    "tokens": [1, 2, 3],
+    "starts": [0, 3],
+    "first_positions": [0],
+    "slots": [0],
+    "tables": [[0, 1]],
+    "sample_rows": [2],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": [1, 300, 3]}, "token 300 is not in the vocabulary of 300"),
+        ({"tokens": [-1, 2, 3]}, "token -1 is not in the vocabulary"),
+        ({"tokens": [], "starts": [0, 0]}, "at least one row"),
+        ({"tables": [[2, 1]]}, "block 2 is not in the cache"),
+        ({"tables": [[-1, 1]]}, "block -1 is not in the cache"),
+        ({"first_positions": [30]}, "a position lies outside its block table"),
+        ({"first_positions": [2**31 - 1]}, "a position lies outside its block table"),
+        ({"first_positions": [-1]}, "positions must not be negative"),
+        ({"slots": [1]}, "a slot lies outside the block tables"),
+        ({"slots": [0, 0]}, "do not fit together"),
+        ({"starts": [0, 2]}, "starts do not cover the rows"),
+        ({"starts": [0, 3, 3], "slots": [0, 0], "first_positions": [0, 0]}, "starts must ascend"),
+        ({"sample_rows": [3]}, "a sampled row is none of the step's"),
+        ({"sample_rows": [-1]}, "a sampled row is none of the step's"),
+    ],
+)
+def test_rows_outside_are_refused(change: dict[str, list[int]], message: str, tmp_path: Path) -> None:
+    core = NativeExecutor(small(tmp_path, "llama"), blocks=2).core
+    arrays: dict[str, Any] = {name: np.array(values, np.int32) for name, values in {**STEP, **change}.items()}
+    with pytest.raises(ValueError, match=message):
+        core.logits(**arrays)
+    with pytest.raises(ValueError, match=message):
+        core.step(**arrays)
+    core.logits(
+        **{name: np.array(values, np.int32) for name, values in STEP.items()}
+    )  # and nothing is broken
+
+
+def test_memory_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot get \d+\.\d\d GiB of memory for the KV cache"):
+        NativeExecutor(small(tmp_path, "llama"), blocks=2**31 - 1)
+
+
+def test_an_operator_that_the_kernels_lack_is_refused_by_name(tmp_path: Path) -> None:
+    weights = small(tmp_path, "llama")
+    group = weights.graph.groups[0]
+    strange = Linear("attn_compress", 64, 64, source="h", target="c")
+    graph = replace(weights.graph, groups=(replace(group, operators=(*group.operators, strange)),))
+    with pytest.raises(
+        InputError, match=r"operator blk\.0\.attn_compress is not supported by the native kernels"
+    ):
+        NativeExecutor(replace(weights, graph=graph), blocks=2)

@@ -1,0 +1,118 @@
+"""The native executor under the scheduler: any schedule gives the tokens of one request at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from membound.executors.native import NativeExecutor
+from membound.executors.reference import ReferenceExecutor, ReferenceModel
+from membound.executors.sampling import sample
+from membound.models.weights import Weights, open_weights
+from membound.serving.clock import Wall
+from membound.serving.engine import Engine
+from membound.serving.sampling import Sampling
+from membound.serving.scheduler import Scheduler
+from tests.small_models import small_architecture, write_gguf
+
+BLOCKS = 24
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    path = tmp_path_factory.mktemp("native") / "m.gguf"
+    return open_weights(write_gguf(path, small_architecture("gemma3", window=24, layers=3), Type.Q8_0))
+
+
+@pytest.fixture(scope="module")
+def executors(weights: Weights) -> list[NativeExecutor]:
+    """One per number of threads."""
+    return [NativeExecutor(weights, blocks=BLOCKS, threads=threads) for threads in (1, 2, 3)]
+
+
+SAMPLINGS = (
+    Sampling(max_tokens=20),
+    Sampling(max_tokens=33, temperature=1.0, seed=7),
+    Sampling(max_tokens=9, temperature=0.8, top_k=40, top_p=0.9, seed=3, logprobs=2),
+    Sampling(max_tokens=24, repetition_penalty=1.3, frequency_penalty=0.2),
+)
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    """Those of one seed share their beginning."""
+    return list(map(int, np.random.default_rng(seed).integers(0, 300, length)))
+
+
+@given(
+    jobs=st.lists(
+        st.tuples(st.integers(1, 100), st.integers(0, 3), st.sampled_from(SAMPLINGS)), min_size=1, max_size=8
+    ),
+    step_tokens=st.sampled_from([1, 7, 64, 512]),
+    running=st.sampled_from([1, 3, 32]),
+    blocks=st.integers(9, BLOCKS),
+    reuse=st.booleans(),
+    threads=st.integers(0, 2),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_schedule_gives_the_same_tokens(
+    executors: list[NativeExecutor],
+    jobs: list[tuple[int, int, Sampling]],
+    step_tokens: int,
+    running: int,
+    blocks: int,
+    reuse: bool,
+    threads: int,
+) -> None:
+    expected = []
+    for length, seed, sampling in jobs:
+        alone = Engine(Scheduler(BLOCKS, prefix_reuse=False), executors[0], Wall())
+        (completion,) = alone.generate([prompt(length, seed)], sampling)
+        expected.append((completion.token_ids, completion.logprobs))
+
+    scheduler = Scheduler(
+        blocks,
+        max_step_tokens=max(step_tokens, running),
+        max_running=running,
+        windows=[24],
+        prefix_reuse=reuse,
+    )
+    engine = Engine(scheduler, executors[threads], Wall())
+    requests = [engine.add(prompt(length, seed), sampling) for length, seed, sampling in jobs]
+    tokens: dict[object, list[int]] = {request: [] for request in requests}
+    logprobs: dict[object, list[object]] = {request: [] for request in requests}
+    while engine.busy:
+        for event in engine.step():
+            assert event.error is None
+            tokens[event.request] += event.token_ids
+            logprobs[event.request] += event.logprobs or ()
+    for request, (ids, reports) in zip(requests, expected, strict=True):
+        assert tokens[request] == ids
+        assert logprobs[request] == (reports or [])
+
+
+def test_greedy_tokens_are_the_reference_s(tmp_path: Path) -> None:
+    """Where the reference's two best logits differ by more than float32's noise, so throughout a sequence."""
+    weights = open_weights(write_gguf(tmp_path / "m.gguf", small_architecture("qwen3")))
+    model = ReferenceModel(weights)
+    reference = ReferenceExecutor(
+        model, 40, lambda logits, r: sample(logits, r.sampling, r.tokens, r.prompt_length)
+    )
+    prompts = [prompt(length, length) for length in (1, 5, 16, 40)]
+    native = NativeExecutor(weights, blocks=40)
+    one, other = (
+        Engine(Scheduler(40), executor, Wall()).generate(prompts, Sampling(max_tokens=30))
+        for executor in (native, reference)
+    )
+    assert [c.token_ids for c in one] == [c.token_ids for c in other]
+
+
+def test_requests_that_ended_are_let_go(executors: list[NativeExecutor]) -> None:
+    engine = Engine(Scheduler(BLOCKS), executors[1], Wall())
+    for seed in range(50):
+        engine.generate([prompt(5, seed)], Sampling(max_tokens=1))
+    assert len(executors[1]._slots) <= 18
