@@ -199,13 +199,11 @@ class KernelMaker:
 
     def _stored_bytes(self, prefix: str, indices: tuple[int, ...], parameter: Parameter) -> float:
         """Bytes of a parameter, the mean of the layers where it stands."""
-        scheme = self.precisions.weights
-        asked = indices if scheme is not None and scheme.rules else indices[:1]
-        bits = [
-            self.precisions.weight_format(_full(prefix, index, parameter.name), parameter.shape).bits
-            for index in asked
-        ]
-        return parameter.elements * sum(bits) / len(bits) / 8
+        if prefix:
+            bits = self.precisions.layer_bits(parameter.name, parameter.shape, indices)
+        else:
+            bits = self.precisions.weight_format(parameter.name, parameter.shape).bits
+        return parameter.elements * bits / 8
 
     def _windowed(
         self, operator: Caching, kv_bytes: float, counted: str = "", window: Window = None, rows: float = 0.0

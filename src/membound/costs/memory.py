@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from membound.costs.roofline import StepCost
+from membound.models.graph import ModelGraph
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,30 @@ def rank_memories(cost: StepCost, memory_fraction: float = 1.0) -> list[RankMemo
     found = []
     start = 0
     for place, graph in enumerate(cost.graphs):
-        layers = len(graph.layers)
         first, last = place == 0, place == len(cost.graphs) - 1
-        operators = [("", op) for op in (graph.first if first else ()) + (graph.last if last else ())]
-        for group in graph.groups:
-            operators += [(f"blk.{start + i}.", op) for i in group.indices for op in group.operators]
-        names = {prefix + p.name: p for prefix, op in operators for p in op.params()}
-        bits = sum(cost.precisions.weight_format(n, p.shape).bits * p.elements for n, p in names.items())
         found.append(
             RankMemory(
-                weight_bytes=bits / 8,
+                weight_bytes=_weight_bytes(cost, graph, start, first, last),
                 growing_bytes_per_token=graph.growing_bytes_per_token(kv_bytes),
                 bounded_bytes_per_sequence=graph.bounded_bytes_per_sequence(kv_bytes),
                 capacity_bytes=None if capacity is None else capacity * memory_fraction,
                 weight_capacity_bytes=own.capacity_bytes if own else None,
             )
         )
-        start += layers
+        start += len(graph.layers)
     return found
+
+
+def _weight_bytes(cost: StepCost, graph: ModelGraph, start: int, first: bool, last: bool) -> float:
+    """Of a stage whose layers begin at `start`; a table that is looked up and multiplied counts once."""
+    formats = cost.precisions
+    ends = (graph.first if first else ()) + (graph.last if last else ())
+    tables = {p.name: p for op in ends for p in op.params()}
+    bits = sum(formats.weight_format(name, p.shape).bits * p.elements for name, p in tables.items())
+    for group in graph.groups:
+        places = [start + index for index in group.indices]
+        for parameter in (p for op in group.operators for p in op.params()):
+            bits += (
+                formats.layer_bits(parameter.name, parameter.shape, places) * parameter.elements * len(places)
+            )
+    return bits / 8

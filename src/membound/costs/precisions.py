@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from membound.errors import InputError
@@ -21,6 +22,12 @@ class Precisions:
     def weight_format(self, name: str, shape: tuple[int, ...]) -> Format:
         """Format in which a parameter is stored, by its canonical name."""
         return self.weights.format_of(name, shape) if self.weights else FORMATS["bf16"]
+
+    def layer_bits(self, name: str, shape: tuple[int, ...], layers: Sequence[int]) -> float:
+        """Bits of each number of a parameter that stands in several layers: their mean."""
+        alike = self.weights is None or not (self.weights.rules or self.weights.exact)
+        asked = layers[:1] if alike else layers
+        return sum(self.weight_format(f"blk.{layer}.{name}", shape).bits for layer in asked) / len(asked)
 
     def operands(self, stored: Format) -> str:
         """The rate that fits both the weights of a matrix and what it is multiplied with."""

@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from typing import TYPE_CHECKING, TypeAlias
 
 from membound.models.mixtures import Experts
 from membound.models.operators import Cache, Caching, Chunk, Load, Operator, Parameter, Work
 
-WeightTypes = Mapping[str, GGMLQuantizationType]  # by canonical tensor name
+if TYPE_CHECKING:  # the library takes a tenth of a second to load, and a model on paper needs none of it
+    from gguf import GGMLQuantizationType
+
+WeightTypes: TypeAlias = "Mapping[str, GGMLQuantizationType]"  # by canonical tensor name
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class ModelGraph:
         seen = set()
         for prefix, operators in self._parts():
             for parameter in (parameter for operator in operators for parameter in operator.params()):
-                full = replace(parameter, name=prefix + parameter.name)
+                full = Parameter(prefix + parameter.name, parameter.shape)
                 if full.name not in seen:
                     seen.add(full.name)
                     yield full
@@ -83,7 +85,13 @@ class ModelGraph:
 
     def parameters(self) -> int:
         """All parameters."""
-        return sum(parameter.elements for parameter in self.params())
+        ends = {
+            p.name: p.elements for op in (*self.first, *self.last) for p in op.params()
+        }  # a tied table once
+        layers = sum(
+            len(g.indices) * p.elements for g in self.groups for op in g.operators for p in op.params()
+        )
+        return sum(ends.values()) + layers
 
     def active_parameters(self) -> float:
         """Parameters that one token multiplies: its experts, the head; not the table it is looked up in."""
@@ -140,11 +148,15 @@ def caching(operators: Iterable[Operator]) -> Iterator[Caching]:
 
 def tensor_bytes(kind: GGMLQuantizationType, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor as GGUF stores it."""
+    from gguf import GGML_QUANT_SIZES
+
     block, size = GGML_QUANT_SIZES[kind]
     return math.prod(shape) // int(block) * int(size)
 
 
 def uniform_types(model: ModelGraph, kind: GGMLQuantizationType) -> WeightTypes:
     """Matrices all of one type, vectors in F32: a model on paper."""
+    from gguf import GGMLQuantizationType
+
     vector = GGMLQuantizationType.F32
     return {parameter.name: kind if len(parameter.shape) == 2 else vector for parameter in model.params()}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from membound.errors import InputError
 from membound.models.architecture import Dimensions
 from membound.models.config_json import dimensions_from_config
+from membound.models.quantization import FORMATS, Format, Quantization
 
 FOLDER = Path(__file__).parent / "catalog"
 
@@ -35,14 +38,38 @@ def dimensions_of(name: str) -> Dimensions:
     """
     path = Path(name)
     if path.suffix.lower() == ".gguf" and path.is_file():
-        from membound.models.weights import open_weights  # maps the file: only where there is one
-
-        return open_weights(path).architecture
+        return _read_gguf(path)
     if path.is_dir():
         path = path / "config.json"
     if path.is_file():
         return read_config(path)
-    return read_config(_in_catalog(name))
+    known = _in_catalog(name)
+    return read_config(known) if known else dimensions_of(str(_pulled(name)))
+
+
+def _pulled(name: str) -> Path:
+    """A pulled model; a name that is neither pulled nor in the catalog is refused with the nearest ones."""
+    from membound.models.packaged import PACKAGED  # with what it brings, only where it is needed
+    from membound.models.pull import resolve_model
+
+    if name.startswith("hf:") or name in PACKAGED:
+        return resolve_model(name)
+    names = {_plain(full): full for full in catalog()}
+    near = [names[match] for match in difflib.get_close_matches(_plain(name), names, n=3, cutoff=0.4)]
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    raise InputError(f"no model '{name}': {hint}`membound models` lists them; or give a file")
+
+
+def _read_gguf(path: Path) -> Dimensions:
+    """Dimensions of a GGUF file, each tensor in the format that the file stores."""
+    from membound.models.weights import open_weights  # brings the gguf library: only where there is a file
+
+    weights = open_weights(path)
+    stored = {
+        name: Format(tensor.type.name.lower(), 8 * tensor.data.nbytes / math.prod(tensor.shape), None)
+        for name, tensor in weights.tensors.items()
+    }
+    return replace(weights.architecture, quantization=Quantization(FORMATS["bf16"], exact=stored))
 
 
 def read_config(path: Path) -> Dimensions:
@@ -73,16 +100,9 @@ def _plain(name: str) -> str:
     return re.sub(r"-hf$", "", re.sub(r"^meta-", "", short))
 
 
-def _in_catalog(name: str) -> Path:
+def _in_catalog(name: str) -> Path | None:
     known = catalog()
     if name in known:
         return known[name]
     matches = [path for full, path in known.items() if _plain(full) == _plain(name)]
-    if matches:
-        return matches[-1]
-    names = {_plain(full): full for full in known}
-    near = [names[match] for match in difflib.get_close_matches(_plain(name), names, n=3, cutoff=0.4)]
-    hint = f"did you mean {', '.join(near)}? " if near else ""
-    raise InputError(
-        f"no model '{name}': {hint}`membound models` lists the catalog; or give a file or folder"
-    )
+    return matches[-1] if matches else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -60,6 +60,7 @@ class Quantization:
     ] = ()  # (regular expression, format), the first that is found decides
     activations: str | None = None  # the rate that the checkpoint prepares its activations for
     kv: str | None = None  # format of the cache that the checkpoint brings scales for
+    exact: Mapping[str, Format] = field(default_factory=dict, hash=False)  # of tensors known one by one
 
     @cached_property
     def _compiled(self) -> list[tuple[re.Pattern[str], Format]]:
@@ -67,6 +68,8 @@ class Quantization:
 
     def format_of(self, name: str, shape: tuple[int, ...]) -> Format:
         """Format of a parameter by its canonical name."""
+        if name in self.exact:
+            return self.exact[name]
         local = re.sub(r"^blk\.\d+\.", "", name)
         if len(shape) < 2 or name.endswith("bias") or ALWAYS_KEPT.search(local):
             return FORMATS["bf16"]
