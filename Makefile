@@ -32,7 +32,7 @@ lint: build
 	$(BIN)/mypy
 
 bench: build
-	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/peers.py --write
 
 validate: build
 	$(BIN)/membound validate

@@ -19,7 +19,7 @@ from typing import Any
 from gguf import GGMLQuantizationType
 
 from membound.errors import InputError, RunError
-from membound.executors.memory import cache_blocks
+from membound.executors.cache_size import cache_blocks
 from membound.executors.native import KvType, NativeExecutor
 from membound.executors.native_model import matrix_types
 from membound.models.pull import resolve_model

@@ -39,7 +39,7 @@ def widths(kind: Type) -> tuple[int, ...]:
 
 @cache
 def weights(kind: Type, rows: int, cols: int) -> NDArray[np.uint8]:
-    """Bytes of a random matrix, all bit patterns among its quants, scales of either sign; (rows, row bytes)."""
+    """Bytes of a random matrix, all bit patterns in its quants, scales of either sign; (rows, row bytes)."""
     random = np.random.default_rng((kind, rows, cols))
     if kind in FLOATS:
         values = random.standard_normal((rows, cols)).astype(np.float32)

@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from membound import _core
-from membound.errors import RunError
+from membound.errors import InputError, RunError
 from membound.executors.native_model import describe, matrix_types
 from membound.models.weights import Weights
 from membound.serving.request import BLOCK_TOKENS, Request
@@ -48,6 +48,8 @@ class NativeExecutor:
         """
         if kv_type is None:
             kv_type = "f32" if GGMLQuantizationType.F32 in matrix_types(weights) else "bf16"
+        self.blocks = blocks
+        self.kv_bytes = 4 if kv_type == "f32" else 2  # of one cached element
         dropped = 0
 
         def packed(done: int) -> None:
@@ -62,6 +64,8 @@ class NativeExecutor:
             self.core = _core.Model(describe(weights), blocks, kv_type, threads or 0, isa or "", packed)
         except RuntimeError as error:
             raise RunError(str(error)) from None
+        except ValueError as error:
+            raise InputError(str(error)) from None
         drop_pages(weights)
         self._slots: dict[Request, _Slot] = {}
         self._free: list[int] = []

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from membound.errors import InputError
-from membound.executors.memory import available_memory, cache_blocks
+from membound.executors.cache_size import cache_blocks
+from membound.hardware.memory import available_memory
 
 GB = 10**9
 

@@ -1,0 +1,214 @@
+"""The commands, thin: options in, one function of `membound.commands` called, one line on failure.
+
+Exit codes: 0 done, 1 failed while running, 2 usage or input that cannot be used.
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from membound.errors import MemboundError
+
+if TYPE_CHECKING:
+    from membound.serving.sampling import Sampling
+
+app = typer.Typer(
+    name="membound",
+    help="Run, measure and predict LLM inference against the memory wall.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A GGUF file, a safetensors folder, a catalog name, or hf:org/name."
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads; by default all cores this process may use.")
+]
+KvMemory = Annotated[
+    str | None,
+    typer.Option("--kv-memory", help="Memory for the KV cache, such as 512MB or 2GiB; default: what fits."),
+]
+Context = Annotated[
+    int | None, typer.Option("--context", min=1, help="Longest sequence in tokens; default: the model's.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Most tokens to generate.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens that hold this probability.")]
+MinP = Annotated[
+    float,
+    typer.Option("--min-p", help="Keep tokens with at least this share of the likeliest one's probability."),
+]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same text.")]
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="A catalog name such as smollm2, or hf:org/name[:file.gguf].")],
+    json: Json = False,
+) -> None:
+    """Bring a model to the local cache, checked by SHA-256."""
+    from membound.commands.pull import pull_command
+
+    pull_command(name, json=json)
+
+
+@app.command()
+def run(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    stop: Stop = None,
+    seed: Seed = 0,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")
+    ] = False,
+    threads: Threads = None,
+    kv_memory: KvMemory = None,
+    context: Context = None,
+    json: Json = False,
+) -> None:
+    """Generate text, and say how far from the memory wall it ran."""
+    from membound.commands.run import run_command
+
+    sampling = _sampling(max_tokens, temperature, top_k, top_p, min_p, stop, seed)
+    run_command(
+        model, prompt, sampling, raw=raw, threads=threads, kv_memory=kv_memory, context=context, json=json
+    )
+
+
+@app.command()
+def chat(
+    model: Model = "smollm2",
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    stop: Stop = None,
+    seed: Seed = 0,
+    system: Annotated[str | None, typer.Option("--system", help="The system message.")] = None,
+    threads: Threads = None,
+    kv_memory: KvMemory = None,
+    context: Context = None,
+) -> None:
+    """Talk to a model in the terminal; an empty line or Ctrl-D ends."""
+    from membound.commands.chat import chat_command
+
+    sampling = _sampling(max_tokens, temperature, top_k, top_p, min_p, stop, seed)
+    chat_command(model, sampling, system=system, threads=threads, kv_memory=kv_memory, context=context)
+
+
+@app.command()
+def speed(
+    model: Model,
+    prefill: Annotated[str, typer.Option("--prefill", help="Prompt lengths, comma-separated.")] = "128,512",
+    batch: Annotated[str, typer.Option("--batch", help="Decode batch sizes, comma-separated.")] = "1,8,32",
+    max_tokens: MaxTokens = 48,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    seed: Seed = 0,
+    threads: Threads = None,
+    kv_memory: KvMemory = None,
+    json: Json = False,
+) -> None:
+    """Prefill and decode speed at several batch sizes, with the share of the machine's limit."""
+    from membound.commands.speed import speed_command
+
+    sampling = _sampling(max_tokens, temperature, top_k, top_p, min_p, None, seed)
+    speed_command(model, prefill, batch, sampling, threads=threads, kv_memory=kv_memory, json=json)
+
+
+@app.command()
+def probe(threads: Threads = None, json: Json = False) -> None:
+    """Measure this machine's roofs: read bandwidth by working set, and FLOP/s by precision."""
+    from membound.commands.probe import probe_command
+
+    probe_command(threads=threads, json=json)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", help="Folder of the picture.")] = Path("demo"),
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Answer, serve sixteen requests at once, and place it all on this machine's roofline."""
+    from membound.commands.demo import demo_command
+
+    demo_command(output, threads=threads, json=json)
+
+
+def _sampling(
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    stop: list[str] | None,
+    seed: int,
+) -> "Sampling":
+    from membound.serving.sampling import Sampling
+
+    return Sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        stop=tuple(stop or ()),
+        seed=seed,
+    )
+
+
+def main() -> None:
+    """The entry point: whatever goes wrong is one line on standard error and an exit code."""
+    try:
+        status = app(standalone_mode=False)
+    except MemboundError as error:
+        status = _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except Exception as error:
+        usage = getattr(
+            error, "format_message", None
+        )  # typer's own usage errors, whatever its version calls them
+        if usage:
+            status = _fail(f"{usage()} (membound --help lists the commands)", 2)
+        else:
+            if os.environ.get("MEMBOUND_TRACEBACK"):
+                traceback.print_exc()
+            name = type(error).__name__
+            status = _fail(f"unexpected {name}: {error} (MEMBOUND_TRACEBACK=1 shows where)", 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    print(f"membound: {line}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

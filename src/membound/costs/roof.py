@@ -1,0 +1,48 @@
+"""The least time that a roof allows for a piece of work, and which side of it binds."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from gguf import GGMLQuantizationType
+
+from membound.models.operators import Work
+
+FLOATS = {
+    GGMLQuantizationType.F32: "fp32",
+    GGMLQuantizationType.F16: "bf16",
+    GGMLQuantizationType.BF16: "bf16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """Bytes and FLOPs per second that a machine can do at most."""
+
+    bandwidth_bytes_per_s: float
+    flops_per_s: float
+
+    @property
+    def ridge(self) -> float:
+        """FLOP per byte above which arithmetic binds."""
+        return self.flops_per_s / self.bandwidth_bytes_per_s
+
+    def limit_s(self, work: Work) -> float:
+        """Seconds below which no perfect overlap of reading and arithmetic gets."""
+        return max(work.bytes / self.bandwidth_bytes_per_s, work.flops / self.flops_per_s)
+
+    def bound(self, work: Work) -> Literal["memory", "compute"]:
+        return "memory" if work.flops < work.bytes * self.ridge else "compute"
+
+    def serial_s(self, works: Iterable[Work]) -> float:
+        """Seconds if operators run one after another, each at its own bound, without losses."""
+        return sum(self.limit_s(work) for work in works)
+
+
+def multiply_precision(types: Iterable[GGMLQuantizationType]) -> str:
+    """The precision whose peak bounds a model of these matrix types: the quickest of those that occur.
+
+    Quantized types multiply as int8, 16-bit ones as bf16.
+    """
+    kinds = {FLOATS.get(kind, "int8") for kind in types}
+    return next(name for name in ("int8", "bf16", "fp32") if name in kinds)
