@@ -58,11 +58,13 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
            (rest == 0 ? 0 : f.half_unit_bytes != 0 ? f.half_unit_bytes : f.unit_bytes);
 }
 
-// Prepared activations: groups of up to 16 rows, each a sequence of records, one per 32 columns. A record of a group
-// of g rows is, quantized: int8 quants[g][32], float scale[g], float sum[g], int32 starts[5][g]; or float x[g][32].
-// `sum` is scale times the sum of the quants. `starts` is minus that integer sum times the number by which unsigned
-// weights exceed the signed ones: what an exact dot product of the signed ones starts from.
-static constexpr int64_t kGroupRows = 16;
+// Prepared activations: one group of up to 8 rows, or groups of 16, the last padded with zeros. A group is a sequence
+// of records, one per 32 columns. A record of a group of g rows is, quantized: int8 quants[g][32], float scale[g],
+// float sum[g], int32 starts[5][g]; or float x[g][32]. `sum` is scale times the sum of the quants. `starts` is minus
+// that integer sum times the number by which unsigned weights exceed the signed ones: what an exact dot product of the
+// signed ones starts from.
+static constexpr int64_t group_rows(int64_t m) { return m <= 8 ? m : 16; }
+static constexpr int64_t padded_rows(int64_t m) { return (m + group_rows(m) - 1) / group_rows(m) * group_rows(m); }
 enum Start { kBy8, kBy16, kBy128, kFirstHalfBy32, kSecondHalfBy32, kStarts };
 
 static constexpr int64_t record_row_bytes(Activations kind) {

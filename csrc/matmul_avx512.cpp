@@ -7,7 +7,9 @@ namespace {
 #include "lanes_avx512.inc"
 #include "prepare.inc"
 #include "matmul.inc"
-const MatmulKernels kernels = {prepare_rows, multiply_matrix};
+#include "panel.inc"
+#include "panel_lanes.inc"
+#include "matmul_table.inc"
 }  // namespace
 }  // namespace membound::avx512
 
