@@ -59,7 +59,7 @@ def priors(folder: Path) -> dict[str, float]:
         "experts compute_4": 0.37,
         "form expert_imbalance": 0.1,
         "collectives launch_us": reduce.values["launch_s"] * 1e6,
-        "collectives growth": reduce.values["growth"],
+        "collectives latency_share": reduce.values["latency_share"],
         "collectives link_share": reduce.values["link_share"],
     }
     for engine, (layer, step, sequence) in OVERHEADS.items():
@@ -93,12 +93,9 @@ def step_seconds(values: dict[str, float], steps: Steps) -> Vector:
     math = k.math * slow / compute[k.kind, k.bits]
     each = k.layers * (np.sqrt(memory**2 + math**2) + launch[k.kind])
     total = np.bincount(k.step, each, len(steps.engine))
-    total += (
-        values["collectives launch_us"]
-        * 1e-6
-        * (steps.reductions + values["collectives growth"] * steps.doublings)
-        + steps.wire / values["collectives link_share"]
-    )
+    total = total + values["collectives launch_us"] * 1e-6 * steps.reductions
+    total += values["collectives latency_share"] * steps.latencies
+    total += steps.wire / values["collectives link_share"]
     for place, engine in enumerate(OVERHEADS):  # in the order in which serving_rows counts them
         per_layer, per_step, per_sequence = (
             values[f"{engine} per_{what}_us"] * 1e-6 for what in ("layer", "step", "sequence")
@@ -206,9 +203,8 @@ bandwidth = { value = 0.8, error = "as matrix products, not measured" }
 compute_16 = { value = 0.75, error = "as matrix products, not measured" }
 """
     text += "\n[collectives]\n" + "".join(
-        line("collectives", n) for n in ("launch_us", "growth", "link_share")
+        line("collectives", n) for n in ("launch_us", "latency_share", "link_share")
     )
-    text += 'latency_share = { value = 0.0, error = "within the launch, inside a node" }\n'
     for engine in OVERHEADS:
         names = ("per_layer_us", "per_step_us", "per_sequence_us")
         text += f"\n[engines.{engine}]\n" + "".join(line(engine, name) for name in names)

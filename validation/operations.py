@@ -124,28 +124,35 @@ def attention(folder: Path, decoding: bool) -> Fit:
 
 
 def all_reduce(folder: Path) -> Fit:
-    """Engines' own all-reduce in captured graphs: launch·(1 + growth·log2 n) + ring bytes / (share·link)."""
-    ranks, ring, seconds = [], [], []
+    """Engines' own all-reduce: launch + share·latency·log2 n + ring bytes / (share·link)."""
+    latencies, ring, seconds = [], [], []
     for name, table in read(folder, "*/comm/*/*/custom_allreduce_perf.parquet"):
-        link = find(name).link_between(2).bandwidth_bytes_per_s
+        link = find(name).link_between(2)
         graph = np.array(["eager" not in str(kind) for kind in table["kernel_source"]])
         count = table["num_gpus"].astype(np.float64)[graph]
-        ranks.append(count)
-        ring.append(2 * (count - 1) / count * table["message_size"].astype(np.float64)[graph] * 2 / link)
+        latencies.append(np.log2(count) * link.latency_s)
+        ring.append(
+            2
+            * (count - 1)
+            / count
+            * table["message_size"].astype(np.float64)[graph]
+            * 2
+            / link.bandwidth_bytes_per_s
+        )
         seconds.append(table["latency"][graph] / 1e3)
-    n, wire, measured = np.concatenate(ranks), np.concatenate(ring), np.concatenate(seconds)
+    latency, wire, measured = np.concatenate(latencies), np.concatenate(ring), np.concatenate(seconds)
 
     def predicted(logs: Vector) -> Vector:
-        launch, growth, share = np.exp(logs)
-        result: Vector = launch * (1 + growth * np.log2(n)) + wire / share
+        launch, latency_share, share = np.exp(logs)
+        result: Vector = launch + latency_share * latency + wire / share
         return result
 
     solution = least_squares(
         lambda logs: np.log(predicted(logs) / measured),
-        np.log([4e-6, 0.25, 0.5]),
+        np.log([4e-6, 1.0, 0.5]),
         loss="soft_l1",
         f_scale=0.1,
-        bounds=(np.log([1e-7, 1e-3, 0.05]), np.log([1e-4, 3.0, 1.0])),
+        bounds=(np.log([1e-7, 1e-2, 0.05]), np.log([1e-4, 10.0, 1.0])),
     )
     residuals = np.log(predicted(solution.x) / measured)
-    return _summary(("launch_s", "growth", "link_share"), solution, residuals)
+    return _summary(("launch_s", "latency_share", "link_share"), solution, residuals)

@@ -71,7 +71,7 @@ class Steps:
     layers: Vector
     sequences: Vector
     reductions: Vector  # collectives in a step
-    doublings: Vector  # log2 of the ranks, weighted by reductions
+    latencies: Vector  # seconds of a link's latency for each doubling of the ranks, all collectives together
     wire: Vector  # seconds of their bytes at the link's peak
     spread: Vector  # log2 of the expert-parallel ranks
 
@@ -182,16 +182,16 @@ def _steps(pairs: list[list[tuple[Stage, Vector, StepCost, int]]]) -> Steps:
                 (place, KINDS.index(kernel.kind), RATES[kernel.rate], kernel.layers, memory[row], math[row])
             )
         rows = found[cost.features.place("rows")]
-        reductions = doublings = wire = 0.0
+        reductions = latencies = wire = 0.0
         for exchange, _ in stage.exchanges:
-            bandwidth = cost.cluster.link_between(exchange.ranks).bandwidth_bytes_per_s
+            link = cost.cluster.link_between(exchange.ranks)
             reductions += exchange.times
-            doublings += exchange.times * np.log2(exchange.ranks)
+            latencies += exchange.times * np.log2(exchange.ranks) * link.latency_s
             moved = found[cost.features.place("sampled")] if exchange.sampled else rows
-            wire += exchange.times * exchange.wire_bytes * moved / bandwidth
+            wire += exchange.times * exchange.wire_bytes * moved / link.bandwidth_bytes_per_s
         sequences = found[cost.features.place("sequences")]
         spread = np.log2(cost.layout.experts)
-        plain.append((engine, len(cost.model.layers), sequences, reductions, doublings, wire, spread))
+        plain.append((engine, len(cost.model.layers), sequences, reductions, latencies, wire, spread))
     step, kind, bits, layers, memory_s, math_s = (np.array(column) for column in zip(*entries, strict=True))
     engines, *others = (np.array(column) for column in zip(*plain, strict=True))
     kernels = Kernels(step, kind, bits, layers.astype(np.float64), memory_s, math_s)

@@ -52,6 +52,15 @@ MinP = Annotated[
 ]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same text.")]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        help="Hardware: a catalog name, 8xh100-sxm for eight, or a TOML file; several, comma-separated.",
+    ),
+]
+Png = Annotated[Path | None, typer.Option("--png", help="Write the picture here.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write an interactive picture here.")]
 
 
 @app.command()
@@ -155,6 +164,91 @@ def demo(
     from membound.commands.demo import demo_command
 
     demo_command(output, threads=threads, json=json)
+
+
+@app.command()
+def roofline(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A catalog name, a config.json, a folder, a GGUF file, or hf:org/name."
+        ),
+    ],
+    on: On,
+    tp: Annotated[
+        int | None, typer.Option("--tp", help="Tensor-parallel ranks; default: all of a node.")
+    ] = None,
+    pp: Annotated[int, typer.Option("--pp", help="Pipeline stages.")] = 1,
+    ep: Annotated[int, typer.Option("--ep", help="Expert-parallel ranks, of tp x dp.")] = 1,
+    dp: Annotated[int, typer.Option("--dp", help="Data-parallel copies.")] = 1,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Format of the weights, such as fp8.")
+    ] = None,
+    kv: Annotated[str | None, typer.Option("--kv", help="Format of the KV cache.")] = None,
+    activations: Annotated[
+        str | None, typer.Option("--activations", help="Format of the activations.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Sequences that decode at once.")] = 1,
+    context: Annotated[int, typer.Option("--context", help="Tokens of each sequence while decoding.")] = 4096,
+    prompt: Annotated[
+        int | None, typer.Option("--prompt", help="Tokens of the prompt; default: the context.")
+    ] = None,
+    skew: Annotated[
+        float, typer.Option("--skew", help="Of expert routing: popularity falls as rank^-skew.")
+    ] = 0.0,
+    engine: Annotated[str, typer.Option("--engine", help="vllm, sglang, trtllm or none.")] = "vllm",
+    ideal: Annotated[bool, typer.Option("--ideal", help="The datasheet's roof alone.")] = False,
+    memory_fraction: Annotated[
+        float, typer.Option("--memory-fraction", help="Share of the memory for weights and cache.")
+    ] = 1.0,
+    png: Png = None,
+    html: Html = None,
+    json: Json = False,
+) -> None:
+    """What a step costs on described hardware, operator by operator."""
+    from membound.commands.roofline import Question, roofline_command
+
+    question = Question(
+        model, on, tp, pp, ep, dp, weights, kv, activations, batch, context, prompt, skew, engine, ideal,
+        memory_fraction,
+    )  # fmt: skip
+    roofline_command(question, png=png, html=html, json=json)
+
+
+@app.command()
+def wall(
+    start: Annotated[str | None, typer.Option("--from", help="A part of the history, such as K20X.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Another part.")] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="What compute means: fp64, fp64-vector, fp32, 16-bit or llm.")
+    ] = "llm",
+    png: Png = None,
+    html: Html = None,
+    json: Json = False,
+) -> None:
+    """The memory wall over the years: compute against bandwidth."""
+    from membound.commands.wall import wall_command
+
+    wall_command(start=start, end=end, kind=kind, png=png, html=html, json=json)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """The catalog of models."""
+    from membound.commands.models import models_command
+
+    models_command(json=json)
+
+
+@app.command()
+def hardware(
+    name: Annotated[str | None, typer.Argument(help="One part, with its sources; default: all.")] = None,
+    json: Json = False,
+) -> None:
+    """The catalog of accelerators."""
+    from membound.commands.hardware import hardware_command
+
+    hardware_command(name=name, json=json)
 
 
 def _sampling(

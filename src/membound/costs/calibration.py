@@ -48,13 +48,10 @@ class Calibration:
     kinds: Mapping[str, Efficiency] = field(default_factory=dict)
     engines: Mapping[str, Overhead] = field(default_factory=dict)
     sharpness: float | None = None
-    expert_imbalance: float = (
-        0.0  # growth of the slowest rank's load per doubling of the expert-parallel ranks
-    )
+    expert_imbalance: float = 0.0  # of the slowest rank, for each doubling of expert-parallel ranks
     reduce_launch_s: float = 0.0
-    reduce_growth: float = 0.0  # of that launch per doubling of the ranks
     link_share: float = 1.0  # of a link's peak
-    latency_share: float = 0.0  # of a link's latency, once per collective
+    latency_share: float = 0.0  # of a link's latency, for each doubling of the ranks that talk
 
     def kind(self, name: str) -> Efficiency:
         """Of a kind of operation; the datasheet's where it is not known."""
@@ -106,7 +103,6 @@ def fitted(path: Path = FILE) -> Calibration:
         sharpness=value("form", "sharpness"),
         expert_imbalance=value("form", "expert_imbalance"),
         reduce_launch_s=value("collectives", "launch_us") * 1e-6,
-        reduce_growth=value("collectives", "growth"),
         link_share=value("collectives", "link_share"),
         latency_share=value("collectives", "latency_share"),
     )

@@ -211,14 +211,15 @@ class StepCost:
         return Stage(self.features, maker.kernels, exchanges, extra, self.cluster, calibration, imbalance)
 
     def _exchange_seconds(self, one: Collective, calibration: Calibration) -> Coefficients:
-        """Seconds of a collective: a launch that grows with the ranks, and its bytes over the link."""
+        """Seconds of a collective: a launch, latencies that grow with the ranks, and its bytes over the
+        link.
+        """
         layout = self.layout
         span = layout.ranks if one.name == "send" else one.ranks
         link = self.cluster.link_between(span)
         found = np.zeros(len(self.features))
         any_row = "any_sampled" if one.sampled else "any"
-        launch = calibration.reduce_launch_s * (1 + calibration.reduce_growth * log2(one.ranks))
-        launch += calibration.latency_share * link.latency_s
+        launch = calibration.reduce_launch_s + calibration.latency_share * link.latency_s * log2(one.ranks)
         found[self.features.place(any_row)] = one.times * launch
         per_row = one.times * one.wire_bytes / (link.bandwidth_bytes_per_s * calibration.link_share)
         found[self.features.place("sampled" if one.sampled else "rows")] = per_row
