@@ -83,6 +83,14 @@ def test_formats_that_run_weight_only_are_said() -> None:
     assert "note: fp4 weights run weight-only" in shown(*LLAMA, "--weights", "fp4")
 
 
+def test_the_cache_is_16_bit_unless_asked() -> None:
+    checkpoint = ("roofline", "nvidia/Llama-3.1-70B-Instruct-FP8", "--on", "h100-sxm")
+    plain, asked = answer(*checkpoint), answer(*checkpoint, "--kv", "fp8")
+    assert plain["notes"] == ["the checkpoint is prepared for a KV cache in fp8: --kv"]
+    assert (plain["kv_bytes_per_token"], asked["kv_bytes_per_token"]) == (327_680, 163_840)
+    assert 72e9 < plain["weight_bytes"] < 73e9
+
+
 def test_the_readable_form_tells_the_story() -> None:
     text = shown(*LLAMA, "--tp", "2", "--batch", "8")
     for word in (

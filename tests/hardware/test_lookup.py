@@ -116,6 +116,18 @@ def test_a_missing_user_file_is_refused() -> None:
         find("nowhere.toml")
 
 
+def test_this_machine_is_as_it_was_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from membound.hardware import probe
+
+    roofs = probe.Roofs("a processor", 2, "portable", ((1 << 25, 50e9), (1 << 28, 40e9)), {"fp32": 5e11}, 0.0)
+    monkeypatch.setattr(probe, "cached", lambda: roofs)
+    part = find("this").accelerator
+    assert (part.name, part.bandwidth_bytes_per_s, part.native_rate("bf16")) == ("a processor", 40e9, "fp32")
+    assert part.figure("memory_bytes") > 0
+    with pytest.raises(InputError, match="this: network_gbs is not published"):
+        find("2xthis").link_between(2)
+
+
 def test_what_ifs_follow_the_four_research_directions() -> None:
     flash = what_ifs()["flash-b200"]
     assert flash.weight_memory is not None

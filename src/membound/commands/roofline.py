@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from membound.commands.output import print_json, print_table, size
+from membound.commands.output import print_json, print_table, rate, size
 from membound.costs.calibration import IDEAL, fitted
 from membound.costs.memory import RankMemory, rank_memories
 from membound.costs.parallel import Layout, layout
@@ -113,9 +113,11 @@ def answer(question: Question) -> Answer:
     prompt = question.context if question.prompt is None else question.prompt
     per_copy = -(-question.batch // shape.data)
     notes = formats.notes(part)
+    if question.kv is None and formats.weights is not None and formats.weights.kv is not None:
+        notes.append(f"the checkpoint is prepared for a KV cache in {formats.weights.kv}: --kv")
     if cluster.count is not None and shape.ranks < cluster.count:
         notes.append(f"{shape.ranks} of {cluster.count} accelerators are used")
-    matrices = formats.weights.format if formats.weights else formats.weight_format("output", (1, 1))
+    matrices = formats.weights.main if formats.weights else formats.weight_format("output", (1, 1))
     return Answer(
         question=question,
         cluster=cluster,
@@ -221,7 +223,7 @@ def picture(found: Answer) -> Picture:
         points += [Point(f"{phase} {op.name}", phase, op.flops, op.bytes, op.seconds) for op in worth]
     used = {found.precisions.rate(found.precisions.weight_format("output", (1, 1)), part)}
     if found.precisions.weights is not None:
-        used.add(found.precisions.rate(found.precisions.weights.format, part))
+        used.add(found.precisions.rate(found.precisions.weights.main, part))
     return Picture(
         title=f"{found.question.model} on {part.name}, a rank of {found.layout.ranks}",
         bandwidth_bytes_per_s=part.bandwidth_bytes_per_s,
@@ -319,7 +321,7 @@ def _print(found: Answer) -> None:
         + (f"; {size(bounded)} per sequence do not grow" if bounded else "")
     )
     print(f"  memory       {_memory_line(found)}")
-    print(f"  ridge        {found.ridge:.1f} FLOP/byte at {part.bandwidth_bytes_per_s / 1e12:.2f} TB/s")
+    print(f"  ridge        {found.ridge:.1f} FLOP/byte at {rate(part.bandwidth_bytes_per_s)}")
     rows = []
     prompt = question.context if question.prompt is None else question.prompt
     for name, phase in (

@@ -42,7 +42,7 @@ class Precisions:
 
     def notes(self, part: Accelerator) -> list[str]:
         """What does not run at the rate of its format, in words."""
-        stored = {self.weights.format, *(f for _, f in self.weights.rules)} if self.weights else set()
+        stored = {self.weights.main, *(f for _, f in self.weights.rules)} if self.weights else set()
         found = []
         for kind in sorted(stored | {FORMATS["bf16"]}, key=lambda f: f.bits):
             rate = self.rate(kind, part)
@@ -54,7 +54,7 @@ class Precisions:
 def precisions(
     model: Dimensions, weights: str | None = None, kv: str | None = None, activations: str | None = None
 ) -> Precisions:
-    """What the user asks for; where nothing is asked, what the checkpoint says, else 16 bits."""
+    """What the user asks for; otherwise weights as the checkpoint stores them and a cache of 16 bits."""
     scheme = model.quantization
     if weights is not None:
         kind = _format("weights", weights)
@@ -63,9 +63,7 @@ def precisions(
         raise InputError(f"--activations {activations}: one of {', '.join(RATES)}")
     if activations is None and scheme is not None:
         activations = scheme.activations
-    if kv is None:
-        kv = (scheme.kv if scheme else None) or "bf16"
-    return Precisions(scheme, _format("kv", kv), activations)
+    return Precisions(scheme, _format("kv", kv or "bf16"), activations)
 
 
 def _format(option: str, name: str) -> Format:

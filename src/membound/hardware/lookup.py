@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ _TOML_TABLES = {
 def find(name: str) -> Cluster:
     """The hardware that `--on` names: an id (`h100-sxm`), a count of it (`8xh100-sxm`), or a TOML file.
 
-    A what-if is found by its file's name (`flash-b200`). Unknown names are refused with the nearest ones.
+    A what-if is found by its file's name (`flash-b200`); `this` is this machine as it was last
+    probed, or is now. Unknown names are refused with the nearest ones.
     """
     counted = re.fullmatch(r"(\d+)x(.+)", name.strip())
     count = int(counted[1]) if counted else None
@@ -48,6 +50,8 @@ def find(name: str) -> Cluster:
         raise InputError(f"'{name}' is no hardware at all: give a count of at least 1")
     if part.lower().endswith(".toml"):
         return Cluster(read_toml(Path(part)), count)
+    if part.lower() == "this":
+        return Cluster(_this_machine(), count)
     known = accelerators()
     if part.lower() in known:
         return Cluster(known[part.lower()], count)
@@ -56,6 +60,25 @@ def find(name: str) -> Cluster:
     near = difflib.get_close_matches(part.lower(), [*known, *what_ifs()], n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise InputError(f"unknown hardware '{part}': {hint}`membound hardware` lists them; or give a TOML file")
+
+
+def _this_machine() -> Accelerator:
+    """One node of one: its measured roofs stand where a data sheet's peaks would."""
+    from membound.hardware.probe import cached, probe  # brings the kernels: only where they are asked for
+
+    roofs = cached() or probe()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Accelerator(
+        id="this",
+        name=roofs.processor,
+        figures={
+            "memory_bytes": float(memory),
+            "bandwidth_bytes_per_s": roofs.read_bandwidth_bytes_per_s,
+            "node_size": 1.0,
+        },
+        peaks=dict(roofs.peaks),
+        sources="membound probe",
+    )
 
 
 @cache

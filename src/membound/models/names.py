@@ -18,6 +18,7 @@ from membound.models.config_json import dimensions_from_config
 from membound.models.quantization import FORMATS, Format, Quantization
 
 FOLDER = Path(__file__).parent / "catalog"
+FLOAT_RATES = {"F32": "fp32", "F16": "bf16", "BF16": "bf16"}
 
 
 @cache
@@ -66,7 +67,11 @@ def _read_gguf(path: Path) -> Dimensions:
 
     weights = open_weights(path)
     stored = {
-        name: Format(tensor.type.name.lower(), 8 * tensor.data.nbytes / math.prod(tensor.shape), None)
+        name: Format(
+            tensor.type.name.lower(),
+            8 * tensor.data.nbytes / math.prod(tensor.shape),
+            FLOAT_RATES.get(tensor.type.name, "int8"),  # as llama.cpp and this engine multiply
+        )
         for name, tensor in weights.tensors.items()
     }
     return replace(weights.architecture, quantization=Quantization(FORMATS["bf16"], exact=stored))

@@ -6,6 +6,7 @@ Settings are those of config.json's `quantization_config`, or of NVIDIA's hf_qua
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,8 +60,13 @@ class Quantization:
         tuple[str, Format], ...
     ] = ()  # (regular expression, format), the first that is found decides
     activations: str | None = None  # the rate that the checkpoint prepares its activations for
-    kv: str | None = None  # format of the cache that the checkpoint brings scales for
+    kv: str | None = None  # format of a cache that the checkpoint is prepared for, if one is asked for
     exact: Mapping[str, Format] = field(default_factory=dict, hash=False)  # of tensors known one by one
+
+    @property
+    def main(self) -> Format:
+        """What most matrices are stored in."""
+        return Counter(self.exact.values()).most_common(1)[0][0] if self.exact else self.format
 
     @cached_property
     def _compiled(self) -> list[tuple[re.Pattern[str], Format]]:
