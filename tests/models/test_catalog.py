@@ -75,6 +75,36 @@ def test_spellings_of_the_same_model_agree() -> None:
         graph(both)
 
 
+LLAMA4 = {"interleave_moe_layer_step": 2, "num_local_experts": 128, "use_qk_norm": False}
+DEEPSEEK_V2 = {
+    "hidden_size": 5120, "num_hidden_layers": 60, "num_attention_heads": 128, "num_key_value_heads": 128,
+    "q_lora_rank": 1536, "n_routed_experts": 160, "moe_intermediate_size": 1536, "intermediate_size": 12288,
+}  # fmt: skip
+QWEN_MOE = {
+    "model_type": "qwen2_moe", "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 16,
+    "num_hidden_layers": 24, "intermediate_size": 5632, "moe_intermediate_size": 1408, "vocab_size": 151936,
+    "shared_expert_intermediate_size": 5632, "num_experts": 60, "num_experts_per_tok": 4,
+}  # fmt: skip
+PHI3 = {
+    "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 32,
+    "num_hidden_layers": 32, "vocab_size": 32064, "rope_scaling": {"type": "longrope", "short_factor": [1.0]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "total"),
+    [
+        (config("meta-llama--Llama-4-Scout-17B-16E-Instruct.json")["text_config"] | LLAMA4, 400.7e9),
+        (config("inference-sim--deepseek-v2-lite.json") | DEEPSEEK_V2, 235.7e9),
+        (QWEN_MOE, 14.3e9),
+        (config("microsoft--phi-4.json") | PHI3, 3.82e9),
+    ],
+)
+def test_other_sizes_of_known_families(values: dict[str, Any], total: float) -> None:
+    """Published totals: Llama-4-Maverick 400B, DeepSeek-V2 236B, Qwen1.5-MoE 14.3B, Phi-3-mini 3.8B."""
+    assert graph(values).parameters() == pytest.approx(total, rel=0.002)
+
+
 @pytest.mark.parametrize("field", ["cross_layer_sharing", "kv_compression", "attn_window_schedule"])
 @pytest.mark.parametrize("name", ["meta-llama--Meta-Llama-3.1-8B.json", "deepseek-ai--DeepSeek-V3.json"])
 def test_a_field_not_understood_is_refused_by_name(name: str, field: str) -> None:

@@ -35,6 +35,7 @@ def feed_forwards(settings: Settings, family: str, count: int, activation: Activ
     experts = _experts(settings, family, activation)
     gated = family != "nemotron_h"
     if experts is None:
+        settings.ignore(ROUTING | {"moe_intermediate_size", *ACTIVE, *SHARED_COUNT, *SHARED_WIDTH})
         return [FeedForwardDims(settings.integer("intermediate_size"), activation, gated)] * count
     sparse = _sparse_layers(settings, count)
     if family == "nemotron_h" or all(sparse):

@@ -46,8 +46,11 @@ FAMILIES = {
     "qwen2_moe": "qwen2",
     "qwen3_moe": "qwen3",
     "qwen3_next": "qwen3_next",
+    "qwen3_5": "qwen3_5",
     "qwen3_5_text": "qwen3_5",
+    "qwen3_5_moe": "qwen3_5",
     "qwen3_5_moe_text": "qwen3_5",
+    "llama4": "llama4",
     "llama4_text": "llama4",
     "glm4_moe": "glm",
     "glm_moe_dsa": "deepseek_v3",
@@ -120,7 +123,7 @@ HARMLESS = frozenset(
     pruned_heads remove_invalid_values repetition_penalty return_dict_in_generate sep_token_id suppress_tokens
     task_specific_params temperature tf_legacy_loss tie_encoder_decoder top_k top_p torchscript typical_p
     use_bfloat16 is_llama_config embd_pdrop resid_pdrop hidden_dropout initial_context_length
-    num_logits_to_keep sliding_window_size max_seq_len rope_interleave
+    model_max_length num_logits_to_keep sliding_window_size max_seq_len rope_interleave
     """.split()  # noqa: SIM905 (one word after another reads better than a list of strings)
 )
 # Of a config that nests its text model: the rest of it is not run.

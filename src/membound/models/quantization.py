@@ -126,6 +126,7 @@ def quantization_from_config(values: Any, where: str, expert_dtype: str | None =
     method = inner.get("quant_method") or ("modelopt" if "quant_algo" in inner else None)
     read = {
         "fp8": _fp8,
+        "fbgemm_fp8": _fp8,
         "mxfp4": _mxfp4,
         "modelopt": _modelopt,
         "compressed-tensors": _compressed_tensors,
