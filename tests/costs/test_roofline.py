@@ -224,3 +224,22 @@ def test_precisions_are_separate() -> None:
 def test_every_model_of_the_catalog_has_a_cost() -> None:
     for name in catalog():
         assert 0 < deployment(name, "b200-sxm", fitted()).step_seconds([(1, 1000)] * 4) < 10
+
+
+@pytest.mark.parametrize(
+    ("tp", "pp", "ep", "dp"), [(1, 1, 8, 1), (8, 1, 8, 1), (4, 1, 8, 1), (8, 2, 1, 1), (1, 1, 1, 4)]
+)
+def test_no_layout_beats_its_floor_or_forgets_work(tp: int, pp: int, ep: int, dp: int) -> None:
+    """Ranks together do at least the whole model's work, and none is quicker than its bytes and FLOPs."""
+    part = find("h200-sxm").accelerator
+    whole = deployment("DeepSeek-V3", "h200-sxm")
+    for chunks in ([(1, 2000)] * 8, [(1024, 0)], [(1, 500)] * 3 + [(300, 0)]):
+        cost = deployment("DeepSeek-V3", "16xh200-sxm", fitted(), tp, pp, ep, dp)
+        step = cost.estimate(chunks)
+        assert (
+            step.seconds
+            >= step.limit_seconds
+            >= step.bytes / cost.layout.pipeline / part.bandwidth_bytes_per_s
+        )
+        ranks = cost.layout.tensor * cost.layout.data
+        assert step.flops * ranks >= whole.estimate(chunks * cost.layout.data).flops * (1 - 1e-9)
