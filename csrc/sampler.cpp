@@ -45,12 +45,18 @@ struct Before {
     }
 };
 
+// Candidates are sought above a depth below the greatest logit, in units of the temperature, that grows while they do
+// not suffice: at first e^-4 = 2 %. Looking once more is cheaper than sorting many.
+constexpr double kFirstDepth = 4, kDeeper = 1.4;
+// Below, weights are 0.
+constexpr double kLastDepth = 750;
+
 // Ids of at least `wanted` greatest logits, or of all that are at least `least`, whichever are fewer: in order.
 void gather_greatest(const VectorKernels& kernels, const float* logits, int64_t vocab, double greatest, double step,
                      double least, int64_t wanted, std::vector<int32_t>& ids) {
     ids.resize(vocab);
     int64_t found = 0;
-    for (double depth = step;; depth *= 2) {
+    for (double depth = step;; depth *= kDeeper) {
         const double threshold = depth < 1e38 ? std::max(greatest - depth, least) : least;
         found = kernels.at_least(logits, vocab, static_cast<float>(threshold), ids.data(), vocab);
         if (found >= wanted || threshold == least) break;
@@ -64,11 +70,6 @@ void gather_greatest(const VectorKernels& kernels, const float* logits, int64_t 
 }
 
 constexpr double kLowest = -std::numeric_limits<double>::infinity();
-
-// Depth below the greatest logit where the search for candidates begins, in units of temperature: e^-4 = 2 %.
-constexpr double kFirstDepth = 4;
-// And where it may end: below, weights are 0.
-constexpr double kLastDepth = 750;
 
 RowLogprobs logprobs_of(const VectorKernels& kernels, const float* logits, int64_t vocab, int64_t alternatives,
                         double* log_total, std::vector<int32_t>& ids) {
@@ -98,7 +99,7 @@ int32_t draw(const VectorKernels& kernels, const RowSampling& settings, int64_t 
     double total = 0;
     if (!few) total = kernels.sum_exp(logits, vocab, greatest, 1 / temperature);
 
-    for (double step = kFirstDepth * temperature;; step *= 4) {
+    for (double step = kFirstDepth * temperature;; step *= kDeeper) {
         const double floor = few ? least : greatest - step;
         gather_greatest(kernels, logits, vocab, greatest, step, floor, most, ids);
         if (few) {
