@@ -9,10 +9,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import membound
 from membound.measuring.speed import SpeedTest
 
 
@@ -22,7 +22,7 @@ class Worker:
     def load(self, path: str, threads: int) -> dict[str, Any]:
         start = time.perf_counter()
         self.test = SpeedTest(Path(path), threads=threads)
-        return {"load_s": time.perf_counter() - start, "version": membound.__version__}
+        return {"load_s": time.perf_counter() - start, "version": version("membound")}
 
     def prefill(self, tokens: list[int]) -> dict[str, Any]:
         timing = self.test.prefill(tokens)

@@ -63,6 +63,12 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 // float sum[g], int32 starts[5][g]; or float x[g][32]. `sum` is scale times the sum of the quants. `starts` is minus
 // that integer sum times the number by which unsigned weights exceed the signed ones: what an exact dot product of the
 // signed ones starts from.
+//
+// A quantized row is two rows there: its int8, and the int8 of what those leave.
+static constexpr int kPlanes = 2;
+static constexpr int64_t prepared_rows(Activations kind, int64_t m) {
+    return kind == Activations::quantized ? kPlanes * m : m;
+}
 static constexpr int64_t group_rows(int64_t m) { return m <= 8 ? m : 16; }
 static constexpr int64_t padded_rows(int64_t m) { return (m + group_rows(m) - 1) / group_rows(m) * group_rows(m); }
 enum Start { kBy8, kBy16, kBy128, kFirstHalfBy32, kSecondHalfBy32, kStarts };
