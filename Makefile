@@ -35,7 +35,7 @@ bench: build
 	$(BIN)/python benchmarks/peers.py --write
 
 validate: build
-	$(BIN)/membound validate
+	$(BIN)/python benchmarks/perplexity.py
 
 # The native code under the address and undefined-behaviour sanitizers, in an environment of its own.
 sanitize: .venv-sanitize/.built
