@@ -16,12 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gguf import GGMLQuantizationType
-
 from membound.errors import InputError, RunError
 from membound.executors.cache_size import cache_blocks
-from membound.executors.native import KvType, NativeExecutor
-from membound.executors.native_model import matrix_types
+from membound.executors.native import NativeExecutor, default_kv_type
 from membound.models.pull import resolve_model
 from membound.models.tokenizer import Tokenizer
 from membound.models.weights import open_weights
@@ -65,7 +62,7 @@ class LLM:
             self.tokenizer = Tokenizer.from_folder(self.path)
         else:
             self.tokenizer = Tokenizer.from_gguf(self.weights.metadata)
-        kv_type: KvType = "f32" if GGMLQuantizationType.F32 in matrix_types(self.weights) else "bf16"
+        kv_type = default_kv_type(self.weights)
         blocks = cache_blocks(
             self.weights.graph.kv_bytes_per_token(4 if kv_type == "f32" else 2),
             context=context or architecture.context_length,

@@ -42,12 +42,12 @@ class NativeExecutor:
         """Packs the weights; `progress` is told the bytes of the file that are packed so far.
 
         `blocks`: of 16 tokens, in the KV cache. `threads`: None takes all processors there are for this
-        process. `isa`: None takes the environment's MEMBOUND_ISA, or the strongest. `kv_type`: None takes f32
-        for a model with F32 matrices, else bf16. InputError names an operator that the kernels lack; RunError
+        process. `isa`: None takes the environment's MEMBOUND_ISA, or the strongest. `kv_type`: None takes
+        `default_kv_type`. InputError names an operator that the kernels lack; RunError
         says what memory was refused.
         """
         if kv_type is None:
-            kv_type = "f32" if GGMLQuantizationType.F32 in matrix_types(weights) else "bf16"
+            kv_type = default_kv_type(weights)
         self.blocks = blocks
         self.kv_bytes = 4 if kv_type == "f32" else 2  # of one cached element
         dropped = 0
@@ -186,6 +186,16 @@ class _Slot:
         if settings is not None and settings.penalized:
             settings.extend(request.tokens[settings.history_length :])
         return settings
+
+
+def default_kv_type(weights: Weights) -> KvType:
+    """What the cache holds unless told otherwise.
+
+    f32 where matrices are F32, and where keys have a bias: Qwen2.5's are so large that what bf16 rounds away of
+    them shows in the logits (mean KL 0.004 nats on the 0.5B, against 0.0001 where there is no bias).
+    """
+    exact = GGMLQuantizationType.F32 in matrix_types(weights)
+    return "f32" if exact or any(name.endswith("attn_k.bias") for name in weights.tensors) else "bf16"
 
 
 def row_settings(request: Request) -> _core.RowSampling | None:
