@@ -3,6 +3,9 @@
 Definitions as in vLLM, SGLang, MLPerf and DistServe: TTFT is the time from sent to the first non-empty token;
 TPOT is one value per request, (last - first) / (tokens - 1), undefined for a single token; ITL are the gaps
 between stream events, pooled over requests.
+
+Scheduled latency is the end less the *intended* send time, dispatch delay the actual less the intended: a
+load generator that waits for a slow server and sends late (coordinated omission) shows in both.
 """
 
 import math
@@ -76,3 +79,19 @@ def summarize(values: Iterable[float]) -> Summary | None:
         return None
     mean = math.fsum(sample) / len(sample) if math.isfinite(sample[-1]) else math.inf
     return Summary(mean, percentile(sample, 0.5), percentile(sample, 0.9), percentile(sample, 0.99))
+
+
+def adjusted(values: Iterable[float], failures: int) -> list[float]:
+    """The sample with an infinite value for each failed request, so that losing them improves nothing."""
+    return [*values, *[math.inf] * failures]
+
+
+def steady_window(starts: Sequence[float], ends: Sequence[float]) -> tuple[float, float] | None:
+    """From the first end to the last start: in between, requests both come and go.
+
+    Before it the system fills, after it it drains; rates are taken within it. None where no request ended
+    before the last one came, so that there is no such window.
+    """
+    if not starts or not ends or min(ends) >= max(starts):
+        return None
+    return min(ends), max(starts)
