@@ -39,6 +39,7 @@ class Overhead:
     per_layer_s: float = 0.0
     per_step_s: float = 0.0
     per_sequence_s: float = 0.0
+    server_s: float = 0.0  # of each request, before it waits: HTTP, text to tokens, and back for the first
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def fitted(path: Path = FILE) -> Calibration:
             per_layer_s=table["per_layer_us"]["value"] * 1e-6,
             per_step_s=table["per_step_us"]["value"] * 1e-6,
             per_sequence_s=table["per_sequence_us"]["value"] * 1e-6,
+            server_s=table["server_ms"]["value"] * 1e-3,
         )
         for name, table in values["engines"].items()
     }
