@@ -135,6 +135,13 @@ class Features:
             found[self.place("distinct", shape)] = touched
         return found
 
+    def distinct(self, rows: float) -> list[float]:
+        """Experts that `rows` tokens are expected to touch, for each mixture, in the order of `experts`."""
+        return [
+            experts - float(counts @ missed ** (rows * self._copies))
+            for missed, counts, experts in self._chances
+        ]
+
     def divided(self, found: Vector, parts: Vector | float) -> Vector:
         """Each of `parts` equal shares of a step."""
         share = found / parts

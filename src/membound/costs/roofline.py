@@ -100,9 +100,9 @@ class Stage:
             + self.layers[alone] @ self.launch[alone]
             + self.layers[flat] @ self.memory[flat]
         )
-        self._curved_memory = self.memory[curved] * self.layers[curved, None]
-        self._curved_math = self.math[curved] * self.layers[curved, None]
-        self._curved_rivals = _rivals([self.kernels[row].rival for row in curved])
+        self.curved_memory = self.memory[curved] * self.layers[curved, None]
+        self.curved_math = self.math[curved] * self.layers[curved, None]
+        self.curved_rivals = _rivals([self.kernels[row].rival for row in curved])
 
     def seconds_of_kernels(self, found: Vector) -> Vector:
         """Of each kernel, all its layers; a beaten rival takes none. Shape (kernels,)."""
@@ -115,9 +115,9 @@ class Stage:
 
     def seconds(self, found: Vector) -> Vector:
         """Of a step; shape () or (steps,)."""
-        seconds = self._combined(self._curved_memory @ found, self._curved_math @ found)
+        seconds = self._combined(self.curved_memory @ found, self.curved_math @ found)
         total: Vector = self.linear @ found + seconds.sum(axis=0)
-        for rows in self._curved_rivals:
+        for rows in self.curved_rivals:
             total = total - seconds[rows].max(axis=0)  # of two ways, the slower is not taken
         return total
 

@@ -179,6 +179,9 @@ class Engine:
         chunks = tuple((count, request.computed) for request, count in step.chunks)
         decodes = tuple([request.length - 1 for request in step.decoding()])
         began = self.clock.now()
+        for request, _ in step.chunks:
+            if request.admitted is None:
+                request.admitted = began
         try:
             outcome = self.executor.execute(step, began, began)
         except Exception as error:

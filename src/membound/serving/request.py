@@ -47,6 +47,7 @@ class Request:
         "_count",
         "_keys",
         "_length",
+        "admitted",
         "arrival",
         "blocks",
         "first_token",
@@ -83,6 +84,7 @@ class Request:
         self.sampling = sampling
         self.max_tokens = max_tokens
         self.arrival = arrival  # seconds, on the clock of the engine
+        self.admitted: float | None = None  # when its first step began
         self.first_token: float | None = None  # when the first token was there
         self.last_token: float | None = None  # when it ended
         self.blocks: list[int] = []  # ids of its KV blocks: position p lies in blocks[p // 16], slot p % 16

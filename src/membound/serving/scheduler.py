@@ -231,6 +231,10 @@ class Scheduler:
             shared.append(block)
         return shared
 
+    def cached_blocks(self, request: Request) -> int:
+        """How many of its leading blocks are in the cache now."""
+        return len(self._match(request)) if request.shareable and self.prefix_reuse else 0
+
     def _publish(self, request: Request) -> None:
         """Offer each full block once for sharing."""
         full = request.computed // self.block_tokens

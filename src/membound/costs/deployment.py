@@ -1,0 +1,77 @@
+"""A model on hardware: what is asked about, resolved once from the names that a user gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from membound.costs.calibration import IDEAL, Calibration, fitted
+from membound.costs.memory import RankMemory, rank_memories
+from membound.costs.parallel import Layout, layout
+from membound.costs.precisions import Precisions, precisions
+from membound.costs.roofline import StepCost
+from membound.errors import InputError
+from membound.hardware.accelerator import Cluster
+from membound.hardware.lookup import find
+from membound.models.architecture import Dimensions
+from membound.models.names import dimensions_of
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A model in given precisions, laid out over a cluster, under an engine."""
+
+    name: str  # of the model, as the user spelled it
+    model: Dimensions
+    cluster: Cluster
+    layout: Layout
+    precisions: Precisions
+    engine: str = "vllm"
+    skew: float = 0.0  # of expert routing: popularity falls as rank^-skew
+    calibration: Calibration = field(default_factory=fitted)
+
+    @cached_property
+    def cost(self) -> StepCost:
+        """What its steps cost: of one data-parallel copy."""
+        return StepCost(
+            self.model, self.cluster, self.precisions, self.layout, self.calibration, self.engine, self.skew
+        )
+
+    def memories(self, memory_fraction: float = 1.0) -> list[RankMemory]:
+        """Of each pipeline stage; `memory_fraction` is how much of the capacity the engine may take."""
+        return rank_memories(self.cost, memory_fraction)
+
+
+def deployment(
+    model: str,
+    hardware: str,
+    *,
+    tp: int | None = None,
+    pp: int = 1,
+    ep: int = 1,
+    dp: int = 1,
+    weights: str | None = None,
+    kv: str | None = None,
+    activations: str | None = None,
+    engine: str = "vllm",
+    skew: float = 0.0,
+    ideal: bool = False,
+    calibration: Calibration | None = None,
+) -> Deployment:
+    """From the options of a command; InputError for what cannot be.
+
+    Without `tp` a counted node (`8xh100-sxm`) without a layout is used whole, tensor parallel.
+    """
+    if skew < 0:
+        raise InputError(f"--skew must be 0 or more, it is {skew}")
+    known, cluster = dimensions_of(model), find(hardware)
+    if tp is None:
+        alone = pp == ep == dp == 1
+        tp = cluster.count if alone and cluster.count is not None else 1
+    shape = layout(tp, pp, ep, dp)
+    if cluster.count is not None and shape.ranks > cluster.count:
+        raise InputError(f"{cluster.name} has {cluster.count} accelerators, the layout needs {shape.ranks}")
+    formats = precisions(known, weights, kv, activations)
+    if calibration is None:
+        calibration = IDEAL if ideal else fitted()
+    return Deployment(model, known, cluster, shape, formats, engine, skew, calibration)

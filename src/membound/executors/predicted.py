@@ -1,0 +1,137 @@
+"""The predicted executor: it says how long a step would take on a described machine, and what ends with it.
+
+Only it knows how many tokens a simulated request will sample; the scheduler never sees that number. A
+caught-up request samples one token in every step that decodes, so its end is a step count, known once it has
+caught up.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from heapq import heappop, heappush
+from typing import Protocol
+
+from membound.serving.request import Request
+from membound.serving.step import Outcome, Step
+
+Window = int | None
+Chunk = tuple[int, int, int]  # new tokens, cached tokens, rows that sample
+
+
+class StepSeconds(Protocol):
+    """What a step takes: `costs.folded.FoldedCost`, or any stand-in."""
+
+    def seconds(
+        self, sequences: int, context: Mapping[Window, int], chunks: Iterable[Chunk] = ()
+    ) -> float: ...
+
+    def run(
+        self,
+        sequences: int,
+        context: Mapping[Window, int],
+        growth: Mapping[Window, int],
+        now: float,
+        until: float,
+        most: int,
+    ) -> tuple[float, int]: ...
+
+
+class PredictedExecutor:
+    """Carries steps out in predicted seconds.
+
+    `token` gives the id of the n-th token of a request where ids are wanted (a server without a model); in
+    simulation there are none, and nothing is done for a request that merely decodes.
+    """
+
+    def __init__(self, cost: StepSeconds, token: Callable[[Request, int], int] | None = None) -> None:
+        self.cost = cost
+        self._token = token
+        self._steps = 0  # that decoded
+        self._outputs: dict[Request, int] = {}  # tokens that each will sample
+        self._end_of: dict[Request, int] = {}  # of caught-up ones: the step count at which they end
+        self._ending: dict[int, list[Request]] = {}  # step count -> who ends there, if still caught up
+        self._next: list[int] = []  # heap of these step counts
+
+    def expect(self, request: Request, output_tokens: int) -> None:
+        """The request will sample so many tokens and end. Without this it ends only where others end it."""
+        self._outputs[request] = output_tokens
+
+    def forget(self, request: Request) -> None:
+        """It was aborted."""
+        self._outputs.pop(request, None)
+        self._end_of.pop(request, None)
+
+    def execute(self, step: Step, now: float, until: float) -> Outcome:
+        """Run as often as permitted, but not beyond the first end, nor once the time is `until`."""
+        for request in step.preempted:
+            self._end_of.pop(request, None)
+        if step.chunks:
+            return self._with_chunks(step, now)
+        most = step.repeat
+        if self._next:
+            most = min(most, self._next_end() - self._steps)
+        now, times = self.cost.run(step.decodes, step.context, step.growth, now, until, most)
+        self._steps += times
+        ended = self._ended()
+        return Outcome(now, times, self._sampled(step, times) if self._token else {}, ended)
+
+    def _with_chunks(self, step: Step, now: float) -> Outcome:
+        chunks = []
+        ended: list[Request] = []
+        begun = self._steps + (1 if step.decodes else 0)
+        for request, count in step.chunks:
+            cached = request.computed
+            complete = cached + count == request.length
+            chunks.append((count, cached, 1 if complete else 0))
+            if complete and request in self._outputs:
+                left = self._outputs[request] - request.output_length - 1
+                if left:
+                    self._end_at(begun + left, request)
+                else:
+                    ended.append(request)
+                    del self._outputs[request]
+        now += self.cost.seconds(step.decodes, step.context, chunks)
+        self._steps = begun
+        if self._next:
+            ended = self._ended() + ended
+        return Outcome(now, 1, self._sampled(step, 1) if self._token else {}, ended)
+
+    def _end_at(self, count: int, request: Request) -> None:
+        self._end_of[request] = count
+        if count in self._ending:
+            self._ending[count].append(request)
+        else:
+            self._ending[count] = [request]
+            heappush(self._next, count)
+
+    def _next_end(self) -> int:
+        """The step count at which the next request ends; counts whose requests were preempted are dropped."""
+        while self._next:
+            count = self._next[0]
+            if any(self._end_of.get(request) == count for request in self._ending[count]):
+                return count
+            del self._ending[heappop(self._next)]
+        return 1 << 62
+
+    def _ended(self) -> list[Request]:
+        """Those that end now."""
+        if not self._next or self._next[0] > self._steps:
+            return []
+        count = heappop(self._next)
+        ended = []
+        for request in self._ending.pop(count):
+            if self._end_of.get(request) == count:
+                del self._end_of[request], self._outputs[request]
+                ended.append(request)
+        return ended
+
+    def _sampled(self, step: Step, times: int) -> dict[Request, list[int]]:
+        """Ids for all that sampled."""
+        assert self._token is not None
+        token = self._token
+        found = {
+            request: [token(request, request.output_length + n) for n in range(times)]
+            for request in step.decoding()
+        }
+        for request, count in step.chunks:
+            if request.computed + count == request.length:
+                found[request] = [token(request, request.output_length)]
+        return found

@@ -1,0 +1,212 @@
+"""What a simulation found: per request, in sum, and what bounded it."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from membound.serving.request import Request
+from membound.simulation.watch import Watch, gap_percentiles
+from membound.workloads.metrics import Summary
+
+Vector = NDArray[np.float64]
+SHARES = (0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Slo:
+    """What a request must keep to be good, in seconds; None asks nothing."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+
+class Log:
+    """The requests that ended, a few numbers each, in order of their ends."""
+
+    def __init__(self) -> None:
+        self.sent, self.admitted, self.first, self.last = (array("d") for _ in range(4))
+        self.prompt, self.output = array("q"), array("q")
+
+    def __len__(self) -> int:
+        return len(self.sent)
+
+    def add(self, request: Request) -> None:
+        """A request that has ended."""
+        assert request.admitted is not None
+        assert request.first_token is not None
+        assert request.last_token is not None
+        self.sent.append(request.arrival)
+        self.admitted.append(request.admitted)
+        self.first.append(request.first_token)
+        self.last.append(request.last_token)
+        self.prompt.append(request.prompt_length)
+        self.output.append(request.output_length)
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """All times in seconds of virtual time; arrays are per completed request, in order of completion."""
+
+    requests: int  # that were sent
+    rejected: int  # that could never fit
+    log: Log
+    watches: list[Watch]
+    slo: Slo
+    accelerators: int
+    preemptions: int
+    prompt_tokens: int  # of admitted requests
+    hit_tokens: int  # of these, found in the cache
+    simulated_s: float  # from the first arrival to the last end
+    began_s: float
+    wall_s: float  # that the simulation took
+    max_running: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def completed(self) -> int:
+        return len(self.log)
+
+    @cached_property
+    def sent_s(self) -> Vector:
+        return np.array(self.log.sent)
+
+    @cached_property
+    def ttft_s(self) -> Vector:
+        return np.array(self.log.first) - self.sent_s
+
+    @cached_property
+    def queue_s(self) -> Vector:
+        """From sent until the first step that computed anything of it began."""
+        return np.array(self.log.admitted) - self.sent_s
+
+    @cached_property
+    def e2e_s(self) -> Vector:
+        return np.array(self.log.last) - self.sent_s
+
+    @cached_property
+    def output_tokens(self) -> NDArray[np.int64]:
+        return np.array(self.log.output)
+
+    @cached_property
+    def tpot_s(self) -> Vector:
+        """NaN for a single token."""
+        spans = np.array(self.log.last) - np.array(self.log.first)
+        gaps = self.output_tokens - 1
+        tpot: Vector = np.divide(spans, gaps, out=np.full(len(spans), np.nan), where=gaps > 0)
+        return tpot
+
+    @cached_property
+    def good(self) -> NDArray[np.bool_]:
+        """Whether each completed request met every SLO; a single token has no TPOT to miss."""
+        good = np.ones(self.completed, dtype=np.bool_)
+        if self.slo.ttft_s is not None:
+            good &= self.ttft_s <= self.slo.ttft_s
+        if self.slo.tpot_s is not None:
+            good &= ~(self.tpot_s > self.slo.tpot_s)
+        if self.slo.e2e_s is not None:
+            good &= self.e2e_s <= self.slo.e2e_s
+        return good
+
+    @property
+    def slo_attainment(self) -> float:
+        """Good requests over all that were sent."""
+        return float(self.good.sum()) / self.requests if self.requests else 0.0
+
+    @property
+    def goodput_req_per_s(self) -> float:
+        return self._per_second(float(self.good.sum()))
+
+    @property
+    def req_per_s(self) -> float:
+        return self._per_second(self.completed)
+
+    @property
+    def output_tok_per_s(self) -> float:
+        return self._per_second(float(self.output_tokens.sum()))
+
+    @property
+    def total_tok_per_s(self) -> float:
+        """Prompt and output tokens."""
+        return self._per_second(float(self.output_tokens.sum()) + sum(self.log.prompt))
+
+    def _per_second(self, number: float) -> float:
+        return number / self.simulated_s if self.simulated_s else 0.0
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Of the prompt tokens of admitted requests, those that were found in the cache."""
+        return self.hit_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    @property
+    def kv_occupancy(self) -> float:
+        """Share of the blocks in use, the mean over all replicas and all time."""
+        room = sum(watch.blocks for watch in self.watches) * self.simulated_s
+        return sum(watch.used_block_s for watch in self.watches) / room if room else 0.0
+
+    @property
+    def kv_occupancy_peak(self) -> float:
+        return max(watch.most_used / watch.blocks for watch in self.watches)
+
+    @property
+    def busy_share(self) -> float:
+        """Of the time, how much a replica had a step under way."""
+        return self._per_second(sum(watch.busy_s for watch in self.watches)) / len(self.watches)
+
+    @property
+    def steps(self) -> int:
+        return sum(watch.steps for watch in self.watches)
+
+    @property
+    def mean_batch(self) -> float:
+        """Decoded tokens per step."""
+        return sum(watch.decoded_tokens for watch in self.watches) / self.steps if self.steps else 0.0
+
+    @property
+    def in_system(self) -> float:
+        """Requests in the system, the mean over time (Little: the rate times the mean end-to-end time)."""
+        return self._per_second(float(self.e2e_s.sum()))
+
+    @cached_property
+    def itl_s(self) -> Summary | None:
+        """Gaps between tokens, pooled over requests; those over a preemption are not among them."""
+        gaps: Counter[int] = Counter()
+        for watch in self.watches:
+            gaps.update(watch.gaps)
+        tokens = sum(gaps.values())
+        if not tokens:
+            return None
+        return Summary(sum(w.gap_s for w in self.watches) / tokens, *gap_percentiles(gaps, SHARES))
+
+    def summaries(self) -> Mapping[str, Summary | None]:
+        """Mean and percentiles of each latency."""
+        return {
+            "ttft_s": summary_of(self.ttft_s),
+            "tpot_s": summary_of(self.tpot_s[~np.isnan(self.tpot_s)]),
+            "itl_s": self.itl_s,
+            "e2e_s": summary_of(self.e2e_s),
+            "queue_s": summary_of(self.queue_s),
+        }
+
+    @property
+    def held_share(self) -> Mapping[str, float]:
+        """Share of the time in which requests waited, by what the first in line waited for."""
+        held: dict[str, float] = {}
+        for watch in self.watches:
+            for what, seconds in watch.held_s.items():
+                held[what] = held.get(what, 0.0) + self._per_second(seconds) / len(self.watches)
+        return dict(sorted(held.items(), key=lambda item: -item[1]))
+
+
+def summary_of(values: Vector) -> Summary | None:
+    """None of an empty sample."""
+    if not len(values):
+        return None
+    return Summary(float(values.mean()), *(float(v) for v in np.quantile(values, SHARES)))

@@ -1,0 +1,128 @@
+"""What happens in a replica, summed while it happens, so that a million requests need little memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import exp, log
+
+from membound.serving.scheduler import Scheduler
+from membound.serving.step import Outcome, Step
+
+BINS = 1000  # of gaps between tokens, for each factor of e: a percentile is exact to a twentieth of a percent
+MOMENTS = 512  # at most so many are kept of a run
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A step as it was at a moment; moments are evenly spaced in time, so each stands for an equal share."""
+
+    time_s: float
+    running: int
+    waiting: int
+    used_share: float  # of the blocks
+    decodes: int
+    context: dict[int | None, int]
+    chunks: tuple[tuple[int, int], ...]  # new tokens, cached tokens
+    seconds: float  # of the step
+
+
+class Watch:
+    """Sums over the steps of one replica."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self.steps = 0
+        self.busy_s = 0.0
+        self.decoded_tokens = 0  # by caught-up requests
+        self.chunk_tokens = 0
+        self.used_block_s = 0.0
+        self.most_used = 0  # blocks
+        self.held_s: dict[str, float] = {}  # seconds in which requests waited, by what they waited for
+        self.gaps: Counter[int] = Counter()  # of ITL: bin -> tokens
+        self.gap_s = 0.0
+        self.moments: list[Moment] = []
+        self._spacing = 0.05
+        self._next_moment = 0.0
+        self._sampled_at: list[tuple[float, int]] = []  # of requests whom a step of prompts alone held up
+
+    def see(self, now: float, step: Step, outcome: Outcome, scheduler: Scheduler) -> None:
+        """A step that began at `now` and will have come to `outcome`."""
+        times = outcome.times
+        seconds = outcome.now - now
+        decodes = step.decodes
+        used = self.blocks - scheduler.pool.free
+        self.steps += times
+        self.busy_s += seconds
+        self.used_block_s += used * seconds
+        if used > self.most_used:
+            self.most_used = used
+        chunk_tokens: int = 0
+        if step.chunks:
+            for _, count in step.chunks:
+                chunk_tokens += count
+            self.chunk_tokens += chunk_tokens
+        if decodes:
+            if self._sampled_at:
+                self._after_a_stall(now + seconds / times)
+                count = decodes * (times - 1)
+            else:
+                count = decodes * times
+            self.decoded_tokens += decodes * times
+            self.gap_s += seconds / times * count
+            self.gaps[int(log(seconds / times) * BINS)] += count
+        elif len(step.running) > len(step.chunks):
+            self._stall(now, step, outcome)
+        if scheduler.waiting:
+            what = _held_by(scheduler, decodes + chunk_tokens)
+            self.held_s[what] = self.held_s.get(what, 0.0) + seconds
+        if outcome.now >= self._next_moment:
+            self._remember(now, step, seconds / times, used, len(scheduler.waiting))
+
+    def _stall(self, now: float, step: Step, outcome: Outcome) -> None:
+        """Prompts alone: those that decode wait, and those that catch up begin to."""
+        if not self._sampled_at:
+            self._sampled_at.append((now, len(step.running) - len(step.chunks)))
+        caught_up = sum(request.computed + count == request.length for request, count in step.chunks)
+        self._sampled_at.append((outcome.now, caught_up))
+
+    def _after_a_stall(self, end: float) -> None:
+        for since, count in self._sampled_at:
+            if count:
+                self.gaps[int(log(end - since) * BINS)] += count
+                self.gap_s += (end - since) * count
+        self._sampled_at.clear()
+
+    def _remember(self, now: float, step: Step, seconds: float, used: int, waiting: int) -> None:
+        chunks = tuple((count, request.computed) for request, count in step.chunks)
+        self.moments.append(
+            Moment(
+                self._next_moment, len(step.running), waiting, used / self.blocks, step.decodes,
+                step.context, chunks, seconds,
+            )
+        )  # fmt: skip
+        self._next_moment += self._spacing * max(1, int((now - self._next_moment) / self._spacing) + 1)
+        if len(self.moments) > MOMENTS:
+            del self.moments[1::2]
+            self._spacing *= 2
+
+
+def gap_percentiles(gaps: Counter[int], shares: tuple[float, ...]) -> list[float]:
+    """Of binned gaps, in seconds: the middle of the bin in which each share of the tokens is reached."""
+    total, reached, found = sum(gaps.values()), 0, []
+    wanted = list(shares)
+    for place in sorted(gaps):
+        reached += gaps[place]
+        while wanted and reached >= wanted[0] * total:
+            found.append(exp((place - 0.5 if place <= 0 else place + 0.5) / BINS))
+            wanted.pop(0)
+    return found
+
+
+def _held_by(scheduler: Scheduler, tokens: int) -> str:
+    """Why the first in line does not run."""
+    if len(scheduler.running) >= scheduler.max_running:
+        return "max-num-seqs"
+    if tokens >= scheduler.max_step_tokens:
+        return "max-batched-tokens"
+    return "kv-cache"
