@@ -10,7 +10,6 @@ from membound.costs.parallel import Layout, layout
 from membound.costs.precisions import precisions
 from membound.costs.roofline import StepCost
 from membound.hardware.lookup import find
-
 from membound.models.names import catalog, dimensions_of
 from membound.models.operators import Chunk
 

@@ -34,8 +34,9 @@ def simulate(
 ) -> SimulationResult:
     """The workload as the deployment would serve it.
 
-    `settings` default to the engine's own on that part; `kv_tokens` is the cache of a replica, else what fits; blocks
-    are of 16 tokens, or of as many as a prefix key of the workload stands for. DoesNotFit where nothing does.
+    `settings` default to the engine's own on that part; `kv_tokens` is the cache of a replica, else what
+    fits; blocks are of 16 tokens, or of as many as a prefix key of the workload stands for. DoesNotFitError
+    where nothing does.
     """
     began = time.perf_counter()
     part = deployment.cluster.accelerator
@@ -128,18 +129,19 @@ def cache_size(
                 f" in a hardware TOML file with base = '{part.id}'"
             )
         if not memory.fits:
-            raise DoesNotFit(
+            raise DoesNotFitError(
                 f"{deployment.name} does not fit: a rank holds {memory.weight_bytes / 1e9:.1f} GB of weights,"
-                f" and {part.id} lends {settings.memory_fraction:.0%} of its memory: use more ranks or fewer bits"
+                f" and {part.id} lends {settings.memory_fraction:.0%} of its memory: use more ranks"
+                " or fewer bits"
             )
         stage_blocks, stage_running = _of_a_stage(memory, settings.max_running, block_tokens)
         blocks, running = min(blocks, stage_blocks), min(running, stage_running)
     if blocks < 1:
-        raise DoesNotFit(f"{deployment.name} leaves no room for a block of KV cache on {part.id}")
+        raise DoesNotFitError(f"{deployment.name} leaves no room for a block of KV cache on {part.id}")
     return blocks, running
 
 
-class DoesNotFit(InputError):
+class DoesNotFitError(InputError):
     """The weights and a block of cache exceed the memory."""
 
 

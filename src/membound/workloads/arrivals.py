@@ -1,8 +1,8 @@
 """What arrives when: the requests of a workload, as the simulator and the load tester both send them.
 
-A workload is a description that can be begun any number of times; the same seed gives the same traffic. Traffic
-is an iterator of the arrivals that come of themselves, in order of time, and says what the end of a request
-brings: the next request of a closed loop, or the next turn of a conversation.
+A workload is a description that can be begun any number of times; the same seed gives the same traffic.
+Traffic is an iterator of the arrivals that come of themselves, in order of time, and says what the end of a
+request brings: the next request of a closed loop, or the next turn of a conversation.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Arrival(NamedTuple):
     prompt_tokens: int
     output_tokens: int
     keys: Sequence[Hashable] = ()
-    """Names of its leading runs of `key_tokens` tokens. Equal names: everything up to there is equal. They may
-    go on beyond the prompt, where a later turn of the conversation will repeat the answer."""
+    """Names of its leading runs of `key_tokens` tokens. Equal names: everything up to there is equal. They
+    may go on beyond the prompt, where a later turn of the conversation will repeat the answer."""
     session: int = -1  # the conversation it belongs to; -1: none
     turn: int = 0
 
@@ -94,7 +94,7 @@ def poisson(rate: float, random: Random) -> Iterator[float]:
 
 
 def gamma(rate: float, burstiness: float, random: Random) -> Iterator[float]:
-    """Gaps of shape `burstiness`, as in vLLM's benchmark: 1 is Poisson, less comes in bursts, more is steadier."""
+    """Gaps of shape `burstiness`, as in vLLM's benchmark: 1 is Poisson, less is bursty, more is steady."""
     while True:
         yield random.gammavariate(burstiness, 1 / (burstiness * rate))
 
@@ -139,7 +139,7 @@ def synthetic(
 def open_loop(
     rate: float, lengths: Lengths, requests: int, *, burstiness: float = 1.0, seed: int = 0
 ) -> Open:
-    """`rate` requests per second in the mean: Poisson, or of another burstiness; infinite is evenly spaced."""
+    """`rate` requests per second in the mean: Poisson, or of another burstiness; infinity is even."""
     if not rate > 0:
         raise InputError(f"the rate must be above 0 requests per second, it is {rate}")
     if not burstiness > 0:

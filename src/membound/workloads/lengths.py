@@ -49,7 +49,8 @@ class Uniform:
     def __post_init__(self) -> None:
         if self.prompt < 1 or self.output < 1 or not 0 <= self.low <= self.high:
             raise InputError(
-                f"lengths of {self.prompt} and {self.output} tokens cannot range from {self.low} to {self.high}"
+                f"lengths of {self.prompt} and {self.output} tokens cannot range from {self.low} to"
+                f" {self.high} times that"
             )
 
     def draw(self, random: Random) -> Iterator[Size]:

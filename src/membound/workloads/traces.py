@@ -114,7 +114,7 @@ def _azure(file: TextIO) -> Iterator[Arrival]:
 
 
 def _mooncake(file: TextIO) -> Iterator[Arrival]:
-    """timestamp (ms), input_length, output_length, hash_ids: one for each 512 tokens, equal ids, equal prefix.
+    """timestamp (ms), input_length, output_length, hash_ids: one per 512 tokens; equal ids, equal prefix.
 
     The last id may stand for fewer tokens; it is a key only where its run is full.
     """
