@@ -34,7 +34,7 @@ class Features:
     ) -> None:
         self.windows: tuple[Window, ...] = tuple(sorted(set(windows), key=lambda w: (w is not None, w)))
         self.experts = tuple(sorted(set(experts)))
-        self._copies = copies
+        self.copies = copies
         names: list[tuple[str, object]] = [(name, None) for name in PLAIN]
         for window in self.windows:
             names += [(name, window) for name in ("keys_one", "pairs_many", "keys_many", "chosen_many")]
@@ -126,7 +126,7 @@ class Features:
         return self._with_experts(found)
 
     def _with_experts(self, found: Vector) -> Vector:
-        rows = found[self.place("rows")] * self._copies
+        rows = found[self.place("rows")] * self.copies
         for shape, (missed, counts, experts) in zip(self.experts, self._chances, strict=True):
             if len(counts) == 1:
                 touched = experts * (1.0 - missed[0] ** rows)

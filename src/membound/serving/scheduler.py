@@ -35,8 +35,13 @@ class Scheduler:
         windows: Iterable[int] = (),
         prefix_reuse: bool = True,
         block_tokens: int = BLOCK_TOKENS,
+        prompts_first: bool = False,
     ) -> None:
-        """`blocks` of KV cache; `windows`: the attention windows whose context sums the executor needs."""
+        """`blocks` of KV cache; `windows`: the attention windows whose context sums the executor needs.
+
+        With `prompts_first`, as SGLang does unasked, a step computes either chunks or decodes: whoever is
+        caught up waits while others can catch up.
+        """
         if blocks < 1:
             raise InputError(f"the KV cache has {blocks} blocks; it needs at least one: give it more memory")
         if not 1 <= max_running <= max_step_tokens:
@@ -47,6 +52,7 @@ class Scheduler:
         self.max_step_tokens = max_step_tokens
         self.max_running = max_running
         self.prefix_reuse = prefix_reuse
+        self.prompts_first = prompts_first
         self.block_tokens = block_tokens
         self.pool = BlockPool(blocks)
         self.waiting: deque[Request] = deque()  # preempted requests first, then by arrival
@@ -94,13 +100,11 @@ class Scheduler:
         """The next step, to be committed before the next one; None if there is nothing to do."""
         assert self._step is None, "commit the last step first"
         self._drop_aborted()
+        if self.prompts_first and self._stall():
+            return self._step
         preempted = self._make_room()
         chunks: list[tuple[Request, int]] = []
-        budget = self.max_step_tokens - self._decodes
-        if len(self.running) > self._decodes:
-            request = self.running[-1]
-            chunks.append((request, min(request.length - request.computed, budget)))
-            budget -= chunks[0][1]
+        budget = self._catch_up(chunks, self.max_step_tokens - self._decodes)
         if self.waiting and not preempted:
             budget = self._admit(chunks, budget)
         if not self.running:
@@ -116,6 +120,23 @@ class Scheduler:
         )
         return self._step
 
+    def _stall(self) -> bool:
+        """Make a step of chunks alone, if there are any: the caught-up keep their tokens and blocks."""
+        chunks: list[tuple[Request, int]] = []
+        self._admit(chunks, self._catch_up(chunks, self.max_step_tokens))
+        if chunks:
+            nothing: dict[int | None, int] = {context.window: 0 for context in self._contexts}
+            self._step = Step(chunks, self.running, 0, nothing, dict(nothing), [])
+        return bool(chunks)
+
+    def _catch_up(self, chunks: list[tuple[Request, int]], budget: int) -> int:
+        """The one request that is part of the way goes on; the tokens that are left."""
+        if len(self.running) > self._decodes:
+            request = self.running[-1]
+            chunks.append((request, min(request.length - request.computed, budget)))
+            budget -= chunks[0][1]
+        return budget
+
     def commit(self, outcome: Outcome) -> list[Request]:
         """Take in what came of the step; the requests that ended, in running order, without aborted ones."""
         step = self._step
@@ -125,7 +146,8 @@ class Scheduler:
         for request, tokens in outcome.tokens.items():
             request.tokens.extend(tokens)
         if outcome.times:
-            self._count_steps(outcome.times)
+            if step.decodes or not self.prompts_first:
+                self._count_steps(outcome.times)
             for request, tokens_computed in step.chunks:
                 self._advance(request, tokens_computed, outcome.now)
         self._drop_aborted()
@@ -303,7 +325,8 @@ class Scheduler:
             assert 0 <= request.computed < request.length, "S6: computed stays behind what is known"
             assert not request.tokens or len(request.tokens) == request.length, "S6: tokens are what is known"
             room = len(request.blocks) * self.block_tokens
-            needed = request.length if self._step is not None else request.computed
+            runs = self._step is not None and (self._step.decodes or not request.caught_up)
+            needed = request.length if runs else request.computed
             assert needed <= room < request.length + self.block_tokens, "S7: blocks are what it needs"
         for residue, bucket in enumerate(self._buckets):
             members = [r for r in caught_up if r.offset % self.block_tokens == residue]

@@ -1,0 +1,163 @@
+"""The steps of a closed loop, recorded once, from which TTFT and TPOT follow for any speed of a step.
+
+A closed loop without think time has no clock of its own: a request is sent when one ends, so which steps
+run, and what is in them, does not depend on how long they take. The scheduler runs once and every step is
+kept with its weight in each mean; the means are then sums over steps, linear in their seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+import numpy as np
+from numpy.typing import NDArray
+
+from membound.costs.features import Features, Window
+from membound.serving.request import Request
+from membound.serving.scheduler import Scheduler
+from membound.serving.step import Outcome, Step
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a load tester does: `concurrency` requests under way at any time, `lengths` one after the other."""
+
+    concurrency: int
+    lengths: Sequence[tuple[int, int]]  # (prompt, output) tokens of each request
+
+    @staticmethod
+    def uniform(concurrency: int, prompt: int, output: int, count: int, spread: float, seed: int = 0) -> Loop:
+        """`count` requests of lengths drawn evenly between (1 - spread) and the whole of the nominal ones."""
+        random = np.random.default_rng(seed)
+        low = np.maximum(1, np.round((1 - spread) * np.array([prompt, output]))).astype(int)
+        drawn = random.integers(low, np.array([prompt, output]) + 1, size=(count, 2))
+        return Loop(concurrency, [(int(p), int(o)) for p, o in drawn])
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Steps by what they hold, one entry for runs of like steps.
+
+    `features` (entries, features) are those of one step; `times` how often it ran. `begin`, `first` and
+    `last` give each request's arrival, first and last token as counts of entries.
+    """
+
+    features: Vector
+    times: Vector
+    begin: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    outputs: Vector
+
+    def latencies(self, seconds: Vector) -> tuple[Vector, Vector]:
+        """TTFT and TPOT of each request (NaN for a single token), if entries' steps take these seconds."""
+        clock = np.concatenate([[0.0], np.cumsum(seconds * self.times)])
+        ttft = clock[self.first] - clock[self.begin]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tpot = (clock[self.last] - clock[self.first]) / (self.outputs - 1)
+        return ttft, tpot
+
+    def weights(self) -> tuple[Vector, Vector]:
+        """Of each entry's step seconds in the mean TTFT and the mean TPOT."""
+        many = self.outputs > 1
+        waiting = _covered(len(self.times), self.begin, self.first, np.ones(len(many)) / len(many))
+        share = 1 / (self.outputs[many] - 1) / max(1, many.sum())
+        decoding = _covered(len(self.times), self.first[many], self.last[many], share)
+        return waiting * self.times, decoding * self.times
+
+
+def _covered(count: int, start: NDArray[np.int64], end: NDArray[np.int64], weight: Vector) -> Vector:
+    """The sum of weights over the ranges [start, end) that cover each entry."""
+    change = np.zeros(count + 1)
+    np.add.at(change, start, weight)
+    np.add.at(change, end, -weight)
+    return np.cumsum(change)[:-1]
+
+
+@dataclass
+class _Recorder:
+    """An executor that keeps what it is given. Its seconds are entries."""
+
+    of: Features
+    outputs: Mapping[object, int]
+    features: list[Vector] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    steps: int = 0
+    ends: list[tuple[int, int, Request]] = field(default_factory=list)  # heap of (step, order, request)
+
+    def execute(self, step: Step, now: float, until: float) -> Outcome:
+        """Runs until the first end; a request ends with the step that samples its last token."""
+        for request, count in step.chunks:
+            if request.computed + count == request.length:
+                left = self.outputs[request.id] - request.output_length
+                heappush(self.ends, (self.steps + left, request.order, request))
+        for request in step.preempted:
+            self.ends = [entry for entry in self.ends if entry[2] is not request]
+            self.ends.sort()
+        times = max(1, min(step.repeat, self.ends[0][0] - self.steps)) if self.ends else step.repeat
+        middle = (times - 1) / 2
+        context = {w: total + middle * step.growth[w] for w, total in step.context.items()}
+        chunks = [(count, request.computed, int(request.computed + count == request.length))
+                  for request, count in step.chunks]  # fmt: skip
+        self.features.append(_decoding(self.of, step.decodes, context, chunks))
+        self.times.append(times)
+        self.steps += times
+        ended = []
+        while self.ends and self.ends[0][0] <= self.steps:
+            ended.append(heappop(self.ends)[2])
+        return Outcome(float(len(self.times)), times, ended=ended)
+
+
+def _decoding(
+    features: Features,
+    decodes: int,
+    context: Mapping[Window, float],
+    chunks: Iterable[tuple[int, int, int]],
+) -> Vector:
+    return features.decoding(decodes, {w: round(total) for w, total in context.items()}, chunks)
+
+
+def record(
+    loop: Loop, features: Features, blocks: int, max_step_tokens: int, max_running: int
+) -> Recording:
+    """Runs the scheduler through a closed loop; InputError if a request could never fit."""
+    windows = [window for window in features.windows if window is not None]
+    scheduler = Scheduler(
+        blocks, max_step_tokens=max_step_tokens, max_running=max_running, windows=windows, prefix_reuse=False
+    )
+    recorder = _Recorder(features, {place: output for place, (_, output) in enumerate(loop.lengths)})
+    requests: list[Request] = []
+
+    def send(now: float) -> None:
+        if len(requests) < len(loop.lengths):
+            prompt, output = loop.lengths[len(requests)]
+            request = Request(
+                len(requests), max_tokens=output, arrival=now, prompt_length=prompt
+            )
+            requests.append(request)
+            scheduler.add(request)
+
+    for _ in range(loop.concurrency):
+        send(0.0)
+    now = 0.0
+    while (step := scheduler.schedule()) is not None:
+        outcome = recorder.execute(step, now, float("inf"))
+        now = outcome.now
+        for _ in scheduler.commit(outcome):
+            send(now)
+
+    def places(times: Iterable[float | None]) -> NDArray[np.int64]:
+        return np.array([int(t) for t in times if t is not None], dtype=np.int64)
+
+    return Recording(
+        np.array(recorder.features),
+        np.array(recorder.times, dtype=np.float64),
+        places(r.arrival for r in requests),
+        places(r.first_token for r in requests),
+        places(r.last_token for r in requests),
+        np.array([output for _, output in loop.lengths[: len(requests)]], dtype=np.float64),
+    )

@@ -1,0 +1,126 @@
+"""A row of measurements as the steps that its deployment ran."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from membound.costs.calibration import IDEAL, Calibration
+from membound.costs.features import Vector
+from membound.costs.memory import rank_memories
+from membound.costs.precisions import precisions
+from membound.costs.roofline import StepCost
+from membound.errors import InputError
+from membound.hardware.accelerator import Cluster
+from membound.hardware.lookup import find
+from membound.models.names import dimensions_of
+from membound.scoreboard.closed_loop import Loop, Recording, record
+from membound.scoreboard.rows import Deployment, Row
+from membound.serving.request import BLOCK_TOKENS
+
+MEMORY_FRACTION = 0.9  # of the capacity, which the engines take unasked
+WAVES = 10  # requests for each of concurrency: what the load testers of these engines send by default
+STEP_TOKENS = {"vllm": 2048, "sglang": 8192, "trtllm": 8192}
+MAX_RUNNING = 1024
+OFFLINE_REQUESTS = 1500
+PLENTY = 1 << 40
+
+
+def cost_of(deployment: Deployment, calibration: Calibration = IDEAL) -> StepCost:
+    """What its steps cost."""
+    model = dimensions_of(deployment.model)
+    layout = deployment.layout
+    return StepCost(
+        model,
+        Cluster(find(deployment.part).accelerator),
+        precisions(model, deployment.weights, deployment.kv),
+        layout,
+        calibration,
+        deployment.engine if calibration is not IDEAL else "none",
+    )
+
+
+@cache
+def _ideal(deployment: Deployment) -> StepCost:
+    return cost_of(deployment)
+
+
+def loop_of(row: Row) -> Loop:
+    """The requests that the row's load tester sent to one data-parallel rank."""
+    ranks = row.deployment.layout.data
+    concurrency = max(1, round(row.concurrency / ranks))
+    count = concurrency * WAVES
+    if row.load == "static batch":
+        count = concurrency
+    if row.load == "offline":
+        concurrency = count = OFFLINE_REQUESTS
+    return Loop.uniform(concurrency, round(row.prompt), round(row.output), count, row.spread)
+
+
+def blocks_of(cost: StepCost, loop: Loop) -> int:
+    """KV blocks that fit, as few as make no difference; InputError where a request never fits."""
+    held = [memory.tokens(min(loop.concurrency, MAX_RUNNING)) for memory in rank_memories(cost, MEMORY_FRACTION)]
+    tokens = min((t for t in held if t is not None), default=PLENTY)
+    longest = max(prompt + output for prompt, output in loop.lengths)
+    if tokens < longest:
+        raise InputError(f"{tokens} tokens of KV cache fit, a request has {longest}: it cannot have run like this")
+    needed = min(loop.concurrency, MAX_RUNNING) * (-(-longest // BLOCK_TOKENS) + 1)
+    return needed if tokens >= needed * BLOCK_TOKENS else tokens // BLOCK_TOKENS
+
+
+class Recorder:
+    """Recordings of rows; rows whose schedules are alike share one."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Recording] = {}
+
+    def __call__(self, row: Row, step_tokens: int | None = None) -> Recording:
+        cost = _ideal(row.deployment)
+        loop = loop_of(row)
+        blocks = blocks_of(cost, loop)
+        budget = step_tokens or STEP_TOKENS[row.deployment.engine]
+        budget = max(budget, min(loop.concurrency, MAX_RUNNING))
+        features = cost.features
+        key = (
+            loop.concurrency, tuple(loop.lengths), blocks, budget,
+            features.windows, features.experts, features.copies,
+        )  # fmt: skip
+        if key not in self._known:
+            self._known[key] = record(loop, features, blocks, budget, MAX_RUNNING)
+        return self._known[key]
+
+
+@dataclass(frozen=True)
+class Condensed:
+    """A recording's steps gathered into a few kinds: features of a typical one, and the weights of each
+    kind's seconds in the mean TTFT, in the mean TPOT and in the whole run.
+    """
+
+    features: Vector  # (kinds, features)
+    ttft: Vector
+    tpot: Vector
+    run: Vector
+    tokens: float  # output tokens of the run
+
+
+def condensed(recording: Recording, features_of_rows: int, prompt_rows: int) -> Condensed:
+    """Steps of like numbers of sequences and prompt tokens become one; columns given say where these are."""
+    ttft, tpot = recording.weights()
+    rows = recording.features[:, features_of_rows]
+    prompts = recording.features[:, prompt_rows]
+    kinds = np.stack([np.round(2 * np.log2(1 + rows - prompts)), np.ceil(np.log2(1 + prompts))], axis=1)
+    _, place = np.unique(kinds, axis=0, return_inverse=True)
+    place = place.ravel()
+    count = place.max() + 1
+    share = ttft / max(ttft.sum(), 1e-9) + tpot / max(tpot.sum(), 1e-9) + recording.times / recording.times.sum()
+    total = np.bincount(place, share, count)
+    features = np.stack([np.bincount(place, share * column, count) / total for column in recording.features.T], axis=1)
+    return Condensed(
+        features,
+        np.bincount(place, ttft, count),
+        np.bincount(place, tpot, count),
+        np.bincount(place, recording.times, count),
+        float(recording.outputs.sum()),
+    )
