@@ -22,6 +22,7 @@ LEVELS = {
     "simulation": 4,
     "server": 4,
     "planning": 5,
+    "scoreboard": 5,
     "commands": 6,
     "cli": 7,
 }

@@ -18,7 +18,9 @@ Lengths = list[tuple[int, int]]
     budget=st.integers(6, 50),
     window=st.sampled_from([3, 20]),
 )
-def test_steps_hold_chunks_or_decodes(lengths: Lengths, gap: int, blocks: int, budget: int, window: int) -> None:
+def test_steps_hold_chunks_or_decodes(
+    lengths: Lengths, gap: int, blocks: int, budget: int, window: int
+) -> None:
     scheduler = Scheduler(
         blocks, max_step_tokens=budget, max_running=6, windows=[window], block_tokens=4, prompts_first=True
     )

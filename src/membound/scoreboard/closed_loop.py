@@ -8,16 +8,15 @@ kept with its weight in each mean; the means are then sums over steps, linear in
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from membound.costs.features import Features, Window
+from membound.executors.predicted import Chunk, PredictedExecutor
 from membound.serving.request import Request
 from membound.serving.scheduler import Scheduler
-from membound.serving.step import Outcome, Step
 
 Vector = NDArray[np.float64]
 
@@ -78,74 +77,64 @@ def _covered(count: int, start: NDArray[np.int64], end: NDArray[np.int64], weigh
     return np.cumsum(change)[:-1]
 
 
-@dataclass
 class _Recorder:
-    """An executor that keeps what it is given. Its seconds are entries."""
+    """Seconds that are entries: a cost for the predicted executor that keeps what it is asked."""
 
-    of: Features
-    outputs: Mapping[object, int]
-    features: list[Vector] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-    steps: int = 0
-    ends: list[tuple[int, int, Request]] = field(default_factory=list)  # heap of (step, order, request)
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        self.kept: list[Vector] = []
+        self.times: list[int] = []
 
-    def execute(self, step: Step, now: float, until: float) -> Outcome:
-        """Runs until the first end; a request ends with the step that samples its last token."""
-        for request, count in step.chunks:
-            if request.computed + count == request.length:
-                left = self.outputs[request.id] - request.output_length
-                heappush(self.ends, (self.steps + left, request.order, request))
-        for request in step.preempted:
-            self.ends = [entry for entry in self.ends if entry[2] is not request]
-            self.ends.sort()
-        times = max(1, min(step.repeat, self.ends[0][0] - self.steps)) if self.ends else step.repeat
-        middle = (times - 1) / 2
-        context = {w: total + middle * step.growth[w] for w, total in step.context.items()}
-        chunks = [(count, request.computed, int(request.computed + count == request.length))
-                  for request, count in step.chunks]  # fmt: skip
-        self.features.append(_decoding(self.of, step.decodes, context, chunks))
-        self.times.append(times)
-        self.steps += times
-        ended = []
-        while self.ends and self.ends[0][0] <= self.steps:
-            ended.append(heappop(self.ends)[2])
-        return Outcome(float(len(self.times)), times, ended=ended)
+    def seconds(self, sequences: int, context: Mapping[Window, int], chunks: Iterable[Chunk] = ()) -> float:
+        self.kept.append(self.features.decoding(sequences, context, chunks))
+        self.times.append(1)
+        return 1.0
 
-
-def _decoding(
-    features: Features,
-    decodes: int,
-    context: Mapping[Window, float],
-    chunks: Iterable[tuple[int, int, int]],
-) -> Vector:
-    return features.decoding(decodes, {w: round(total) for w, total in context.items()}, chunks)
+    def run(
+        self,
+        sequences: int,
+        context: Mapping[Window, int],
+        growth: Mapping[Window, int],
+        now: float,
+        until: float,
+        most: int,
+    ) -> tuple[float, int]:
+        """One entry for all repetitions, with the context of the middle one."""
+        middle = {w: total + (most - 1) * growth[w] // 2 for w, total in context.items()}
+        now += self.seconds(sequences, middle)
+        self.times[-1] = most
+        return now, most
 
 
 def record(
-    loop: Loop, features: Features, blocks: int, max_step_tokens: int, max_running: int
+    loop: Loop, features: Features, blocks: int, max_step_tokens: int, max_running: int, mixed: bool = True
 ) -> Recording:
     """Runs the scheduler through a closed loop; InputError if a request could never fit."""
-    windows = [window for window in features.windows if window is not None]
     scheduler = Scheduler(
-        blocks, max_step_tokens=max_step_tokens, max_running=max_running, windows=windows, prefix_reuse=False
+        blocks,
+        max_step_tokens=max_step_tokens,
+        max_running=max_running,
+        windows=[window for window in features.windows if window is not None],
+        prefix_reuse=False,
+        prompts_first=not mixed,
     )
-    recorder = _Recorder(features, {place: output for place, (_, output) in enumerate(loop.lengths)})
+    recorder = _Recorder(features)
+    executor = PredictedExecutor(recorder)
     requests: list[Request] = []
 
     def send(now: float) -> None:
         if len(requests) < len(loop.lengths):
             prompt, output = loop.lengths[len(requests)]
-            request = Request(
-                len(requests), max_tokens=output, arrival=now, prompt_length=prompt
-            )
+            request = Request(len(requests), max_tokens=output, arrival=now, prompt_length=prompt)
             requests.append(request)
             scheduler.add(request)
+            executor.expect(request, output)
 
     for _ in range(loop.concurrency):
         send(0.0)
     now = 0.0
     while (step := scheduler.schedule()) is not None:
-        outcome = recorder.execute(step, now, float("inf"))
+        outcome = executor.execute(step, now, float("inf"))
         now = outcome.now
         for _ in scheduler.commit(outcome):
             send(now)
@@ -154,7 +143,7 @@ def record(
         return np.array([int(t) for t in times if t is not None], dtype=np.int64)
 
     return Recording(
-        np.array(recorder.features),
+        np.array(recorder.kept),
         np.array(recorder.times, dtype=np.float64),
         places(r.arrival for r in requests),
         places(r.first_token for r in requests),

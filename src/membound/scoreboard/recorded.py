@@ -61,11 +61,15 @@ def loop_of(row: Row) -> Loop:
 
 def blocks_of(cost: StepCost, loop: Loop) -> int:
     """KV blocks that fit, as few as make no difference; InputError where a request never fits."""
-    held = [memory.tokens(min(loop.concurrency, MAX_RUNNING)) for memory in rank_memories(cost, MEMORY_FRACTION)]
+    held = [
+        memory.tokens(min(loop.concurrency, MAX_RUNNING)) for memory in rank_memories(cost, MEMORY_FRACTION)
+    ]
     tokens = min((t for t in held if t is not None), default=PLENTY)
     longest = max(prompt + output for prompt, output in loop.lengths)
     if tokens < longest:
-        raise InputError(f"{tokens} tokens of KV cache fit, a request has {longest}: it cannot have run like this")
+        raise InputError(
+            f"{tokens} tokens of KV cache fit, a request has {longest}: it cannot have run like this"
+        )
     needed = min(loop.concurrency, MAX_RUNNING) * (-(-longest // BLOCK_TOKENS) + 1)
     return needed if tokens >= needed * BLOCK_TOKENS else tokens // BLOCK_TOKENS
 
@@ -114,9 +118,13 @@ def condensed(recording: Recording, features_of_rows: int, prompt_rows: int) -> 
     _, place = np.unique(kinds, axis=0, return_inverse=True)
     place = place.ravel()
     count = place.max() + 1
-    share = ttft / max(ttft.sum(), 1e-9) + tpot / max(tpot.sum(), 1e-9) + recording.times / recording.times.sum()
+    share = (
+        ttft / max(ttft.sum(), 1e-9) + tpot / max(tpot.sum(), 1e-9) + recording.times / recording.times.sum()
+    )
     total = np.bincount(place, share, count)
-    features = np.stack([np.bincount(place, share * column, count) / total for column in recording.features.T], axis=1)
+    features = np.stack(
+        [np.bincount(place, share * column, count) / total for column in recording.features.T], axis=1
+    )
     return Condensed(
         features,
         np.bincount(place, ttft, count),

@@ -54,7 +54,14 @@ PARTS = (
     (r"3090", "rtx3090"), (r"5090", "rtx5090"), (r"mi300x", "mi300x"), (r"mi325x", "mi325x"), (r"mi355x", "mi355x"),
 )  # fmt: skip
 ENGINES = (("vllm", "vllm"), ("sglang", "sglang"), ("trt", "trtllm"), ("tensorrt", "trtllm"))
-WEIGHTS = {"bf16": "bf16", "fp16": "bf16", "bf16/fp16": "bf16", "fp8": "fp8", "fp4": "nvfp4", "nvfp4": "nvfp4"}
+WEIGHTS = {
+    "bf16": "bf16",
+    "fp16": "bf16",
+    "bf16/fp16": "bf16",
+    "fp8": "fp8",
+    "fp4": "nvfp4",
+    "nvfp4": "nvfp4",
+}
 NATIVE = {"mxfp4", ""}  # as the checkpoint stores them
 
 
@@ -129,7 +136,11 @@ def read_table(path: Path) -> Table:
     aside: list[SetAside] = []
     falling = _falling(given)
     for line, row in enumerate(given, start=2):
-        reason = _unsaid(row) or _trap(row, known) or ("TPOT falls as concurrency rises" if line in falling else "")
+        reason = (
+            _unsaid(row)
+            or _trap(row, known)
+            or ("TPOT falls as concurrency rises" if line in falling else "")
+        )
         if reason:
             aside.append(SetAside(line, row.get("source", ""), reason, usable=False))
             continue
