@@ -138,7 +138,7 @@ class Features:
     def distinct(self, rows: float) -> list[float]:
         """Experts that `rows` tokens are expected to touch, for each mixture, in the order of `experts`."""
         return [
-            experts - float(counts @ missed ** (rows * self._copies))
+            experts - float(counts @ missed ** (rows * self.copies))
             for missed, counts, experts in self._chances
         ]
 

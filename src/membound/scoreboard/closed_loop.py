@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from membound.costs.features import Features, Window
 from membound.executors.predicted import Chunk, PredictedExecutor
+from membound.models.operators import Chunk as Work
 from membound.serving.request import Request
 from membound.serving.scheduler import Scheduler
 
@@ -23,7 +24,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Loop:
-    """What a load tester does: `concurrency` requests under way at any time, `lengths` one after the other."""
+    """What a load tester does: `concurrency` requests under way at any time."""
 
     concurrency: int
     lengths: Sequence[tuple[int, int]]  # (prompt, output) tokens of each request
@@ -86,7 +87,7 @@ class _Recorder:
         self.times: list[int] = []
 
     def seconds(self, sequences: int, context: Mapping[Window, int], chunks: Iterable[Chunk] = ()) -> float:
-        self.kept.append(self.features.decoding(sequences, context, chunks))
+        self.kept.append(self.features.decoding(sequences, context, [Work(*chunk) for chunk in chunks]))
         self.times.append(1)
         return 1.0
 

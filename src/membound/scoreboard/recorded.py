@@ -24,6 +24,7 @@ MEMORY_FRACTION = 0.9  # of the capacity, which the engines take unasked
 WAVES = 10  # requests for each of concurrency: what the load testers of these engines send by default
 STEP_TOKENS = {"vllm": 2048, "sglang": 8192, "trtllm": 8192}
 MAX_RUNNING = 1024
+PROMPTS_FIRST = {"sglang"}
 OFFLINE_REQUESTS = 1500
 PLENTY = 1 << 40
 
@@ -89,10 +90,11 @@ class Recorder:
         features = cost.features
         key = (
             loop.concurrency, tuple(loop.lengths), blocks, budget,
-            features.windows, features.experts, features.copies,
+            features.windows, features.experts, features.copies, row.deployment.engine in PROMPTS_FIRST,
         )  # fmt: skip
         if key not in self._known:
-            self._known[key] = record(loop, features, blocks, budget, MAX_RUNNING)
+            mixed = row.deployment.engine not in PROMPTS_FIRST
+            self._known[key] = record(loop, features, blocks, budget, MAX_RUNNING, mixed)
         return self._known[key]
 
 
@@ -117,18 +119,20 @@ def condensed(recording: Recording, features_of_rows: int, prompt_rows: int) -> 
     kinds = np.stack([np.round(2 * np.log2(1 + rows - prompts)), np.ceil(np.log2(1 + prompts))], axis=1)
     _, place = np.unique(kinds, axis=0, return_inverse=True)
     place = place.ravel()
-    count = place.max() + 1
+    count = int(place.max()) + 1
+
+    def gathered(weight: Vector) -> Vector:
+        return np.bincount(place, weight, count).astype(np.float64)
+
     share = (
         ttft / max(ttft.sum(), 1e-9) + tpot / max(tpot.sum(), 1e-9) + recording.times / recording.times.sum()
     )
-    total = np.bincount(place, share, count)
-    features = np.stack(
-        [np.bincount(place, share * column, count) / total for column in recording.features.T], axis=1
-    )
+    total = gathered(share)
+    features = np.stack([gathered(share * column) / total for column in recording.features.T], axis=1)
     return Condensed(
         features,
-        np.bincount(place, ttft, count),
-        np.bincount(place, tpot, count),
-        np.bincount(place, recording.times, count),
+        gathered(ttft),
+        gathered(tpot),
+        gathered(recording.times),
         float(recording.outputs.sum()),
     )

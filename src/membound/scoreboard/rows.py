@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from membound.costs.parallel import Layout, layout
@@ -49,9 +50,10 @@ SAME_MODEL = {
 PARTS = (
     (r"gh200.*144", "gh200-144"), (r"gh200", "gh200-96"), (r"gb300", "gb300"), (r"gb200", "gb200"),
     (r"h100.*nvl", "h100-nvl"), (r"h100.*pcie", "h100-pcie"), (r"h100", "h100-sxm"), (r"h200", "h200-sxm"),
-    (r"b300", "b300-sxm"), (r"b200", "b200-sxm"), (r"a100.*40.*", "a100-40-sxm"), (r"a100.*pcie", "a100-80-pcie"),
-    (r"a100", "a100-80-sxm"), (r"l40s", "l40s"), (r"rtx ?pro ?6000", "rtxpro6000"), (r"4090", "rtx4090"),
-    (r"3090", "rtx3090"), (r"5090", "rtx5090"), (r"mi300x", "mi300x"), (r"mi325x", "mi325x"), (r"mi355x", "mi355x"),
+    (r"b300", "b300-sxm"), (r"b200", "b200-sxm"), (r"a100.*40.*", "a100-40-sxm"),
+    (r"a100.*pcie", "a100-80-pcie"), (r"a100", "a100-80-sxm"), (r"l40s", "l40s"),
+    (r"rtx ?pro ?6000", "rtxpro6000"), (r"4090", "rtx4090"), (r"3090", "rtx3090"), (r"5090", "rtx5090"),
+    (r"mi300x", "mi300x"), (r"mi325x", "mi325x"), (r"mi355x", "mi355x"),
 )  # fmt: skip
 ENGINES = (("vllm", "vllm"), ("sglang", "sglang"), ("trt", "trtllm"), ("tensorrt", "trtllm"))
 WEIGHTS = {
@@ -199,7 +201,7 @@ def _falling(rows: Iterable[Mapping[str, str]]) -> set[int]:
     found = set()
     for points in series.values():
         points.sort()
-        for (batch, tpot, line), (more, less, other) in zip(points, points[1:], strict=False):
+        for (batch, tpot, line), (more, less, other) in pairwise(points):
             if more > batch and less < 0.75 * tpot:
                 found |= {line, other}
     return found
