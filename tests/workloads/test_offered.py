@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from itertools import chain, islice
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,9 @@ def test_one_kind_of_arrivals_must_be_chosen() -> None:
 
 @pytest.mark.parametrize("name", ["requests", "prompt", "output", "turns", "prefixes"])
 def test_counts_start_at_one(name: str) -> None:
+    changed: dict[str, Any] = {name: 0}
     with pytest.raises(InputError, match=f"--{name}"):
-        replace(Offered(rate=1.0), **{name: 0})
+        replace(Offered(rate=1.0), **changed)
 
 
 def test_what_is_offered_can_be_sent_to_another_process() -> None:
