@@ -177,20 +177,24 @@ void bind_model(nb::module_& m) {
     nb::class_<RowSampling>(m, "RowSampling")
         .def("__init__",
              [](RowSampling* self, double temperature, int64_t top_k, double top_p, double min_p,
-                double repetition_penalty, double presence_penalty, double frequency_penalty, uint64_t seed,
-                int64_t logprobs, int64_t prompt_length) {
+                double repetition_penalty, double presence_penalty, double frequency_penalty,
+                const std::vector<std::pair<int32_t, float>>& logit_bias, uint64_t seed, int64_t logprobs,
+                int64_t prompt_length) {
                  new (self) RowSampling{temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
-                                        frequency_penalty, seed, logprobs, prompt_length, {}};
+                                        frequency_penalty, seed, logprobs, prompt_length, logit_bias, {}, {}};
              },
              nb::kw_only(), nb::arg("temperature") = 0.0, nb::arg("top_k") = 0, nb::arg("top_p") = 1.0,
              nb::arg("min_p") = 0.0, nb::arg("repetition_penalty") = 1.0, nb::arg("presence_penalty") = 0.0,
-             nb::arg("frequency_penalty") = 0.0, nb::arg("seed") = 0, nb::arg("logprobs") = -1,
+             nb::arg("frequency_penalty") = 0.0, nb::arg("logit_bias") = nb::tuple(), nb::arg("seed") = 0, nb::arg("logprobs") = -1,
              nb::arg("prompt_length") = 0)
         .def_prop_ro("plain", &RowSampling::plain)
         .def_prop_ro("penalized", &RowSampling::penalized)
         .def_prop_ro("history_length", [](const RowSampling& self) { return self.history.size(); })
         .def("extend", [](RowSampling& self, const std::vector<int32_t>& tokens) {
             self.history.insert(self.history.end(), tokens.begin(), tokens.end());
+        })
+        .def("allow", [](RowSampling& self, const Ints1& bits) {
+            self.allowed.assign(bits.data(), bits.data() + bits.size());
         });
     m.def("sample", &sample_logits, nb::arg("settings"), nb::arg("position"), nb::arg("logits"), nb::arg("isa") = "");
 

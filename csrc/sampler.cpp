@@ -21,6 +21,20 @@ double uniform(uint64_t seed, int64_t position) {
     return static_cast<double>(z >> 11) * 0x1p-53;
 }
 
+// Biases, and what is forbidden: out of reach of any bias.
+void restrict_to(const RowSampling& settings, float* logits, int64_t vocab) {
+    for (const auto& [id, bias] : settings.biases) logits[id] = static_cast<float>(static_cast<double>(logits[id]) + bias);
+    if (settings.allowed.empty()) return;
+    const int64_t words = static_cast<int64_t>(settings.allowed.size());
+    for (int64_t begin = 0; begin < vocab; begin += 32) {
+        const uint32_t bits = begin / 32 < words ? settings.allowed[begin / 32] : 0;
+        if (bits == ~0u) continue;
+        for (int64_t id = begin; id < std::min(begin + 32, vocab); ++id) {
+            if (!(bits >> (id - begin) & 1)) logits[id] = -std::numeric_limits<float>::infinity();
+        }
+    }
+}
+
 void penalize(const RowSampling& settings, float* logits, int64_t vocab, std::vector<int32_t>& counts) {
     if (static_cast<int64_t>(counts.size()) < vocab) counts.resize(vocab);
     const std::vector<int32_t>& history = settings.history;
@@ -129,6 +143,9 @@ int32_t draw(const VectorKernels& kernels, const RowSampling& settings, int64_t 
 }  // namespace
 
 void check_history(const RowSampling& settings, int64_t vocab) {
+    for (const auto& [id, bias] : settings.biases) {
+        if (id < 0 || id >= vocab) throw std::invalid_argument("a bias is of a token outside the vocabulary");
+    }
     for (int32_t id : settings.history) {
         if (id < 0 || id >= vocab) throw std::invalid_argument("the history holds a token outside the vocabulary");
     }
@@ -144,8 +161,9 @@ int32_t sample_row(const VectorKernels& kernels, const RowSampling& settings, in
     std::vector<float> raw;
     if (settings.logprobs >= 0 && logprobs) {
         *logprobs = logprobs_of(kernels, logits, vocab, settings.logprobs, &log_total, scratch.ids);
-        if (settings.penalized()) raw.assign(logits, logits + vocab);
+        if (settings.changes()) raw.assign(logits, logits + vocab);
     }
+    if (settings.restricted()) restrict_to(settings, logits, vocab);
     if (settings.penalized()) penalize(settings, logits, vocab, scratch.counts);
     const int32_t chosen = settings.temperature == 0
                                ? static_cast<int32_t>(kernels.argmax(logits, vocab))

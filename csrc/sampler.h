@@ -18,10 +18,14 @@ struct RowSampling {
     uint64_t seed = 0;
     int64_t logprobs = -1;         // alternatives to report; -1 reports nothing
     int64_t prompt_length = 0;     // leading tokens of the history that are the prompt
-    std::vector<int32_t> history;  // prompt and output, for penalties only
+    std::vector<std::pair<int32_t, float>> biases;  // (token, what is added to its logit)
+    std::vector<int32_t> history;                   // prompt and output, for penalties only
+    std::vector<uint32_t> allowed;                  // bit t % 32 of word t / 32: token t may come; empty allows all
 
     bool penalized() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
-    bool plain() const { return temperature == 0 && !penalized() && logprobs < 0; }
+    bool restricted() const { return !biases.empty() || !allowed.empty(); }
+    bool changes() const { return restricted() || penalized(); }
+    bool plain() const { return temperature == 0 && !changes() && logprobs < 0; }
 };
 
 struct RowLogprobs {
@@ -35,7 +39,7 @@ struct SamplingScratch {
     std::vector<int32_t> counts;  // (vocab) zero between rows
 };
 
-// Throws std::invalid_argument if the history holds a token outside the vocabulary or is shorter than its prompt.
+// Throws std::invalid_argument if a bias is of a token outside the vocabulary, or the history holds a token outside the vocabulary or is shorter than its prompt.
 void check_history(const RowSampling& settings, int64_t vocab);
 
 // Samples the token at index `position` of a sequence from `vocab` logits, which penalties change in place. The history

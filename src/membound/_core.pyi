@@ -58,13 +58,14 @@ class RowSampling:
         repetition_penalty: float = 1.0,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
+        logit_bias: Sequence[tuple[int, float]] = (),
         seed: int = 0,
         logprobs: int = -1,
         prompt_length: int = 0,
     ) -> None: ...
     @property
     def plain(self) -> bool:
-        """Greedy, without penalties or log-probabilities."""
+        """Greedy, without biases, penalties or log-probabilities."""
 
     @property
     def penalized(self) -> bool: ...
@@ -72,6 +73,8 @@ class RowSampling:
     def history_length(self) -> int: ...
     def extend(self, tokens: Sequence[int]) -> None:
         """Further tokens of the sequence, prompt and output, for the penalties."""
+    def allow(self, bits: npt.NDArray[np.int32]) -> None:
+        """Only these may come next: bit t % 32 of word t // 32 is token t; tokens beyond its end may not."""
 
 Report = tuple[float, list[tuple[int, float]]]
 """Log-probability of the chosen token, and the most probable ids with theirs."""

@@ -17,14 +17,28 @@ from membound.serving.sampling import Sampling
 
 Floats = NDArray[np.float32]
 ISAS = _core.isas()
+BIASES = st.sampled_from([-100.0, -1.5, 0.25, 3.0, 100.0])
 
 
 def native(
-    logits: Floats, sampling: Sampling, history: list[int], prompt: int, isa: str = ""
+    logits: Floats,
+    sampling: Sampling,
+    history: list[int],
+    prompt: int,
+    isa: str = "",
+    allowed: NDArray[np.int32] | None = None,
 ) -> tuple[int, _core.Report]:
     row = kernel_settings(sampling, prompt)
     row.extend(history)
+    if allowed is not None:
+        row.allow(allowed)
     return _core.sample(row, len(history), logits, isa)
+
+
+def bits_of(tokens: set[int], vocab: int) -> NDArray[np.int32]:
+    flags = np.zeros(-(-vocab // 32) * 32, np.uint8)
+    flags[list(tokens)] = 1
+    return np.packbits(flags, bitorder="little").view(np.int32)
 
 
 def random_logits(vocab: int, spread: float, seed: int) -> Floats:
@@ -50,15 +64,22 @@ def test_same_tokens_as_the_oracle(vocab: int, spread: float, data: st.DataObjec
         repetition_penalty=data.draw(st.sampled_from([1.0, 1.0, 1.3, 0.8])),
         presence_penalty=data.draw(st.sampled_from([0.0, 0.0, 0.5, -1.0])),
         frequency_penalty=data.draw(st.sampled_from([0.0, 0.0, 0.25])),
+        logit_bias=tuple(data.draw(st.dictionaries(st.integers(0, vocab - 1), BIASES, max_size=4)).items()),
         seed=data.draw(st.integers(0, 2**64 - 1)),
         logprobs=data.draw(st.sampled_from([None, 0, 1, 5, 1000])),
     )
     history = data.draw(st.lists(st.integers(0, vocab - 1), max_size=30))
     prompt = data.draw(st.integers(0, len(history)))
 
-    expected, chances = oracle.sample(logits, sampling, history, prompt)
-    token, (chosen, top) = native(logits, sampling, history, prompt, isa)
+    allowed = None
+    if data.draw(st.booleans()):
+        some = data.draw(st.sets(st.integers(0, vocab - 1), min_size=1, max_size=5))
+        allowed = bits_of(some, vocab)
+
+    expected, chances = oracle.sample(logits, sampling, history, prompt, allowed)
+    token, (chosen, top) = native(logits, sampling, history, prompt, isa, allowed)
     assert token == expected
+    assert allowed is None or token in some
     if chances is not None:
         assert chosen == pytest.approx(chances.chosen, abs=1e-9)
         assert [id for id, _ in top] == [id for id, _ in chances.top]
@@ -114,5 +135,7 @@ def test_a_history_outside_the_vocabulary_is_refused() -> None:
         native(np.zeros(10, np.float32), Sampling(repetition_penalty=1.2), [10], 0)
     with pytest.raises(ValueError, match="history is shorter than its prompt"):
         native(np.zeros(10, np.float32), Sampling(repetition_penalty=1.2), [1], 2)
+    with pytest.raises(ValueError, match="a bias is of a token outside the vocabulary"):
+        native(np.zeros(10, np.float32), Sampling(logit_bias=((10, 1.0),)), [1], 1)
     with pytest.raises(ValueError, match="no logits"):
         native(np.zeros(0, np.float32), Sampling(), [], 0)

@@ -181,10 +181,12 @@ class _Slot:
         self.settings = settings
 
     def settings_now(self, request: Request) -> _core.RowSampling | None:
-        """The settings, with all tokens that penalties look at."""
+        """The settings, with all tokens that penalties look at, and what may come next."""
         settings = self.settings
         if settings is not None and settings.penalized:
             settings.extend(request.tokens[settings.history_length :])
+        if settings is not None and request.constraint is not None:
+            settings.allow(request.constraint.allowed())
         return settings
 
 
@@ -201,7 +203,7 @@ def default_kv_type(weights: Weights) -> KvType:
 def row_settings(request: Request) -> _core.RowSampling | None:
     """A request's sampling as the kernels take it; None if it is plainly greedy."""
     settings = kernel_settings(request.sampling, request.prompt_length)
-    return None if settings.plain else settings
+    return None if settings.plain and request.constraint is None else settings
 
 
 def kernel_settings(sampling: Sampling, prompt_length: int) -> _core.RowSampling:
@@ -214,6 +216,7 @@ def kernel_settings(sampling: Sampling, prompt_length: int) -> _core.RowSampling
         repetition_penalty=sampling.repetition_penalty,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
+        logit_bias=sampling.logit_bias,
         seed=sampling.seed & (2**64 - 1),
         logprobs=-1 if sampling.logprobs is None else sampling.logprobs,
         prompt_length=prompt_length,

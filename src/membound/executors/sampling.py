@@ -26,20 +26,39 @@ def uniform(seed: int, position: int) -> float:
 
 
 def sample(
-    logits: Floats, sampling: Sampling, history: Sequence[int], prompt_length: int
+    logits: Floats,
+    sampling: Sampling,
+    history: Sequence[int],
+    prompt_length: int,
+    allowed: NDArray[np.int32] | None = None,
 ) -> tuple[int, TokenLogprobs | None]:
     """The next token, and its log-probabilities if asked for.
 
-    logits: (vocabulary,), raw. history: the known ids, of which the first `prompt_length` are the prompt; the
+    logits: (vocabulary,), raw. allowed: a bit per token, as a constraint tells it. history: the known ids, of which the first `prompt_length` are the prompt; the
     sampled token stands at position `len(history)`.
     """
     raw = np.asarray(logits, dtype=np.float64)
-    adjusted = penalize(raw, sampling, history, prompt_length) if sampling.penalized else raw
+    adjusted = restrict(raw, sampling, allowed)
+    if sampling.penalized:
+        adjusted = penalize(adjusted, sampling, history, prompt_length)
     if sampling.greedy:
         token = int(np.argmax(adjusted))
     else:
         token = _draw(adjusted / sampling.temperature, sampling, uniform(sampling.seed, len(history)))
     return token, None if sampling.logprobs is None else logprobs(raw, token, sampling.logprobs)
+
+
+def restrict(
+    logits: NDArray[np.float64], sampling: Sampling, allowed: NDArray[np.int32] | None
+) -> NDArray[np.float64]:
+    """Logits with biases, and without what is forbidden."""
+    adjusted = logits.copy()
+    if allowed is not None:
+        bits = np.unpackbits(allowed.view(np.uint8), bitorder="little")[: len(logits)]
+        adjusted[bits == 0] = -np.inf
+    for token, bias in sampling.logit_bias:
+        adjusted[token] = np.float32(adjusted[token] + np.float32(bias))
+    return adjusted
 
 
 def penalize(

@@ -4,24 +4,87 @@ import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
 
 from membound.errors import RunError
+from membound.serving.constraint import Constraint
 from membound.serving.engine import Engine, Event
 from membound.serving.request import GREEDY, Request
 from membound.serving.sampling import Sampling
 
-_Queue = asyncio.Queue[Event | Exception]
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request as a stream asks for it."""
+
+    prompt: Sequence[int]
+    sampling: Sampling = GREEDY
+    constraint: Constraint | None = None
 
 
-class _Listener:
-    """One stream: where its events go."""
+class Stream:
+    """The events of one or several requests, as they come; leaving it aborts what has not ended.
 
-    __slots__ = ("loop", "queue", "request")
+    async with engine.open([Job(ids)]) as stream:
+        async for events in stream:
+            for index, event in events: ...
+    """
 
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.queue: _Queue = asyncio.Queue()
-        self.request: Request | None = None  # known once the engine took it
+    def __init__(self, engine: "AsyncEngine", jobs: Sequence[Job]) -> None:
+        self._engine = engine
+        self._jobs = jobs
+        self._loop = asyncio.get_running_loop()
+        self._pending: list[tuple[int, Event]] = []
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._running = len(jobs)  # requests whose last event has not been taken
+        self._requests: list[Request] = []  # known once the engine took them; the engine's thread writes it
+
+    async def __aenter__(self) -> "Stream":
+        self._engine._post(lambda: self._engine._add(self))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        """Have the engine drop what has not ended, before its next step."""
+        if self._running:
+            self._running = 0
+            self._engine._post(lambda: self._engine._drop(self), quiet=True)
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> list[tuple[int, Event]]:
+        """All that came since, at least one (index of the job, event)."""
+        while not self._pending:
+            if self._error is not None:
+                self._running = 0
+                raise self._error
+            if not self._running:
+                raise StopAsyncIteration
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        events, self._pending = self._pending, []
+        self._running -= sum(event.finish_reason is not None for _, event in events)
+        return events
+
+    def _put(self, news: list[tuple[int, Event]], error: Exception | None) -> None:
+        """In the event loop: what came of a step."""
+        self._pending += news
+        self._error = error or self._error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+_News = list[tuple[Stream, list[tuple[int, Event]], Exception | None]]
 
 
 class AsyncEngine:
@@ -31,30 +94,29 @@ class AsyncEngine:
         self.engine = engine
         self._condition = threading.Condition()
         self._inbox: list[Callable[[], None]] = []  # what to do before the next step
-        self._listeners: dict[Request, _Listener] = {}
+        self._streams: dict[Request, tuple[Stream, int]] = {}
         self._closed: str | None = None  # why no more requests are taken
         self._thread = threading.Thread(target=self._run, name="membound-engine", daemon=True)
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes requests."""
+        return self._closed is None
+
+    def open(self, jobs: Sequence[Job]) -> Stream:
+        """A stream of these requests, which begin when it is entered."""
+        return Stream(self, jobs)
 
     async def stream(
         self, prompt: str | Sequence[int], sampling: Sampling = GREEDY
     ) -> AsyncGenerator[Event, None]:
         """The events of one request, the last with a finish reason. Leaving early aborts the request."""
         ids = await asyncio.to_thread(self.engine.encode, prompt) if isinstance(prompt, str) else prompt
-        listener = _Listener()
-        self._post(lambda: self._add(listener, ids, sampling))
-        ended = False
-        try:
-            while not ended:
-                event = await listener.queue.get()
-                if isinstance(event, Exception):
-                    ended = True
-                    raise event
-                ended = event.finish_reason is not None
-                yield event
-        finally:
-            if not ended:
-                self._post(lambda: self._abort(listener), quiet=True)
+        async with self.open([Job(ids, sampling)]) as stream:
+            async for events in stream:
+                for _, event in events:
+                    yield event
 
     def close(self) -> None:
         """Abort what runs and end the thread."""
@@ -72,30 +134,33 @@ class AsyncEngine:
             self._inbox.append(action)
             self._condition.notify()
 
-    def _add(self, listener: _Listener, ids: Sequence[int], sampling: Sampling) -> None:
+    def _add(self, stream: Stream) -> None:
         try:
-            listener.request = self.engine.add(ids, sampling)
+            for index, job in enumerate(stream._jobs):
+                request = self.engine.add(job.prompt, job.sampling, job.constraint)
+                stream._requests.append(request)
+                self._streams[request] = stream, index
         except Exception as error:
-            _deliver([(listener, error)])
-        else:
-            self._listeners[listener.request] = listener
+            self._drop(stream)
+            _deliver([(stream, [], error)])
 
-    def _abort(self, listener: _Listener) -> None:
-        if listener.request is not None and self._listeners.pop(listener.request, None) is not None:
-            self.engine.abort(listener.request)
+    def _drop(self, stream: Stream) -> None:
+        for request in stream._requests:
+            if self._streams.pop(request, None) is not None:
+                self.engine.abort(request)
 
     def _run(self) -> None:
         try:
             while self._take_inbox():
-                news: list[tuple[_Listener, Event | Exception]] = []
+                news: dict[Stream, list[tuple[int, Event]]] = {}
                 for event in self.engine.step():
-                    listener = self._listeners.get(event.request)
-                    if listener is not None:
-                        news.append((listener, event))
+                    found = self._streams.get(event.request)
+                    if found is not None:
+                        news.setdefault(found[0], []).append((found[1], event))
                         if event.finish_reason is not None:
-                            del self._listeners[event.request]
-                for lost in _deliver(news):
-                    self._abort(lost)
+                            del self._streams[event.request]
+                for lost in _deliver([(stream, events, None) for stream, events in news.items()]):
+                    self._drop(lost)
         except Exception as error:
             with self._condition:
                 self._closed = f"the engine broke: {error!r}; start it again"
@@ -121,28 +186,26 @@ class AsyncEngine:
             actions, self._inbox = self._inbox, []
         for action in actions:
             action()
-        news: list[tuple[_Listener, Event | Exception]] = []
-        for request, listener in self._listeners.items():
-            self.engine.abort(request)
-            news.append((listener, RunError(self._closed)))
-        self._listeners.clear()
-        _deliver(news)
+        streams = dict.fromkeys(stream for stream, _ in self._streams.values())
+        for stream in streams:
+            self._drop(stream)
+        _deliver([(stream, [], RunError(self._closed)) for stream in streams])
 
 
-def _deliver(news: list[tuple[_Listener, Event | Exception]]) -> list[_Listener]:
-    """Hand events to their event loops, one call each; the listeners whose loop is gone."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Queue, Event | Exception]]] = defaultdict(list)
-    for listener, event in news:
-        by_loop[listener.loop].append((listener.queue, event))
-    lost: list[_Listener] = []
+def _deliver(news: _News) -> list[Stream]:
+    """Hand events to their event loops, one call each; the streams whose loop is gone."""
+    by_loop: dict[asyncio.AbstractEventLoop, _News] = defaultdict(list)
+    for item in news:
+        by_loop[item[0]._loop].append(item)
+    lost: list[Stream] = []
     for loop, items in by_loop.items():
         try:
             loop.call_soon_threadsafe(_put_all, items)
         except RuntimeError:  # the loop is closed
-            lost += [listener for listener, _ in news if listener.loop is loop]
+            lost += [stream for stream, _, _ in items]
     return lost
 
 
-def _put_all(items: list[tuple[_Queue, Event | Exception]]) -> None:
-    for queue, event in items:
-        queue.put_nowait(event)
+def _put_all(items: _News) -> None:
+    for stream, events, error in items:
+        stream._put(events, error)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from membound.errors import InputError, MemboundError
 from membound.serving.clock import Clock
+from membound.serving.constraint import Constraint
 from membound.serving.request import GREEDY, Request, State
 from membound.serving.sampling import Sampling, TokenLogprobs
 from membound.serving.scheduler import Scheduler
@@ -113,7 +114,8 @@ class Engine:
         cache = scheduler.pool.blocks * scheduler.block_tokens
         self.context = cache if context is None else min(context, cache)
         self.vocabulary = vocabulary
-        self.log: deque[StepRecord] = deque(maxlen=log_steps)
+        self.log: deque[StepRecord] = deque(maxlen=log_steps)  # the latest steps
+        self.steps = 0  # how many there were
         self._ends = frozenset(codec.end_ids) if codec else frozenset[int]()
         self._tracks: dict[Request, _Track] = {}
         self._added = 0
@@ -131,9 +133,10 @@ class Engine:
             raise InputError("this engine has no tokenizer: give the prompt as token ids")
         return self.codec.encode(prompt)
 
-    def add(self, prompt: str | Sequence[int], sampling: Sampling = GREEDY) -> Request:
-        """Queue a request; InputError if its prompt is empty, too long, or out of the vocabulary."""
-        ids = self.encode(prompt)
+    def check(self, ids: Sequence[int], sampling: Sampling) -> int:
+        """The most tokens that such a request may make; InputError if it cannot be served. Any thread may ask."""
+        if not ids:
+            raise InputError("the prompt is empty: give at least one token")
         room = self.context - len(ids)
         if room < 1:
             raise InputError(
@@ -149,13 +152,19 @@ class Engine:
             raise InputError(f"a prompt's token ids must lie between 0 and {self.vocabulary - 1}")
         if sampling.stop and self.codec is None:
             raise InputError("this engine has no tokenizer: stop at stop_ids instead of stop strings")
-        request = Request(
-            self._added,
-            ids,
-            sampling,
-            max_tokens=room if sampling.max_tokens is None else sampling.max_tokens,
-            arrival=self.clock.now(),
-        )
+        return room if sampling.max_tokens is None else sampling.max_tokens
+
+    def add(
+        self,
+        prompt: str | Sequence[int],
+        sampling: Sampling = GREEDY,
+        constraint: Constraint | None = None,
+    ) -> Request:
+        """Queue a request; InputError if its prompt is empty, too long, or out of the vocabulary."""
+        ids = self.encode(prompt)
+        most = self.check(ids, sampling)
+        request = Request(self._added, ids, sampling, max_tokens=most, arrival=self.clock.now())
+        request.constraint = constraint
         self.scheduler.add(request)
         self._added += 1
         ends = sampling.stop_ids if sampling.ignore_eos else sampling.stop_ids | self._ends
@@ -191,6 +200,7 @@ class Engine:
             raise
         outcome.now = self.clock.reach(outcome.now)
         self.log.append(StepRecord(began, outcome.now - began, chunks, decodes))
+        self.steps += 1
         events, outcome.ended = self._take(outcome)
         self.scheduler.commit(outcome)
         return events
@@ -242,8 +252,11 @@ class Engine:
         reason: FinishReason | None = "stop" if ended else None
         piece = ""
         text = track.text
+        constraint = request.constraint
         for token in tokens:
             track.count += 1
+            if constraint is not None:
+                constraint.accept(token)
             if token in track.ends:
                 reason = "stop"
             elif text is not None:

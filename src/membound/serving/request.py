@@ -10,6 +10,7 @@ from enum import Enum
 from hashlib import blake2b
 from itertools import islice
 
+from membound.serving.constraint import Constraint
 from membound.serving.sampling import Sampling
 
 BLOCK_TOKENS = 16
@@ -50,6 +51,7 @@ class Request:
         "admitted",
         "arrival",
         "blocks",
+        "constraint",
         "first_token",
         "hit_tokens",
         "id",
@@ -82,6 +84,7 @@ class Request:
         self.tokens = list(prompt)
         self.prompt_length = len(self.tokens) if prompt_length is None else prompt_length
         self.sampling = sampling
+        self.constraint: Constraint | None = None  # what its output must obey
         self.max_tokens = max_tokens
         self.arrival = arrival  # seconds, on the clock of the engine
         self.admitted: float | None = None  # when its first step began

@@ -2,6 +2,7 @@
 
 The order is fixed, and every executor follows it:
 
+0. tokens that the request's constraint forbids are out, and biases are added, in float32;
 1. penalties: repetition over prompt and output (CTRL: a positive logit is divided by it, a negative one
    multiplied), then presence (once) and frequency (per occurrence) over the output, subtracted;
 2. temperature divides; temperature 0 stops here and takes the greatest logit, ties to the lower id;
@@ -33,6 +34,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
     seed: int = 0  # its low 64 bits count
     max_tokens: int | None = None  # None: until the context is full
     stop: tuple[str, ...] = ()
@@ -53,6 +55,12 @@ class Sampling:
         )
         _require(
             -2 <= self.frequency_penalty <= 2, "frequency_penalty", self.frequency_penalty, "between -2 and 2"
+        )
+        _require(
+            all(id >= 0 and math.isfinite(bias) for id, bias in self.logit_bias),
+            "logit_bias",
+            self.logit_bias,
+            "of token ids and finite numbers",
         )
         _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         _require(not isinstance(self.stop, str), "stop", self.stop, "a tuple of strings, not one string")

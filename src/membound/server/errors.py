@@ -1,0 +1,86 @@
+"""Failures in the shape that OpenAI's clients read, with its status codes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+class ApiError(Exception):
+    """Ends a request with `status`; `param` names the field at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return error_body(self.status, self.message, param=self.param, code=self.code)
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+def error_body(
+    status: int, message: str, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's error object."""
+    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def of_validation(faults: list[Any]) -> ApiError:
+    """What pydantic found, told by its first fault."""
+    fault = faults[0]
+    place = [str(part) for part in fault["loc"] if part != "body"]
+    param = ".".join(place) or None
+    match fault["type"]:
+        case "json_invalid":
+            return ApiError(400, f"the body is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}")
+        case "extra_forbidden":
+            return ApiError(400, f"{param} is not supported by this server", param=param, code="unsupported")
+        case "literal_error" if (field := place[-1]) in ONLY:
+            message = f"{field} = {fault['input']!r} is not supported: leave it out or set it to {ONLY[field]}"
+            return ApiError(400, message, param=param, code="unsupported")
+        case _:
+            return ApiError(400, f"{param or 'the body'}: {fault['msg']}", param=param)
+
+
+# Fields of which only the value that changes nothing is taken.
+ONLY = {
+    "n": "1",
+    "best_of": "1",
+    "echo": "false",
+    "store": "false",
+    "use_beam_search": "false",
+    "service_tier": "auto or default",
+}
+
+
+async def api_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error.response()

@@ -1,0 +1,45 @@
+"""Request fields become the engine's sampling."""
+
+import secrets
+
+from membound.server.errors import ApiError
+from membound.server.fields import GenerationFields
+from membound.serving.sampling import Sampling
+
+
+def sampling_of(
+    fields: GenerationFields, vocabulary: int, *, max_tokens: int | None, logprobs: int | None
+) -> Sampling:
+    """As asked; what is left out has OpenAI's defaults: temperature and top_p 1, a seed by chance."""
+    top_k = max(fields.top_k or 0, 0)
+    top_p = 1.0 if fields.top_p is None else fields.top_p
+    if top_p == 0:  # the shortest head that holds at least nothing: the likeliest token
+        top_k, top_p = 1, 1.0
+    stop = fields.stop if fields.stop is not None else []
+    return Sampling(
+        temperature=1.0 if fields.temperature is None else fields.temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=fields.min_p or 0.0,
+        repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
+        presence_penalty=fields.presence_penalty or 0.0,
+        frequency_penalty=fields.frequency_penalty or 0.0,
+        logit_bias=_biases(fields.logit_bias, vocabulary),
+        seed=secrets.randbits(63) if fields.seed is None else fields.seed,
+        max_tokens=max_tokens,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop_ids=frozenset(fields.stop_token_ids or ()),
+        ignore_eos=fields.ignore_eos,
+        logprobs=logprobs,
+    )
+
+
+def _biases(biases: dict[str, float] | None, vocabulary: int) -> tuple[tuple[int, float], ...]:
+    found = []
+    for token, bias in (biases or {}).items():
+        if not (token.isascii() and token.isdigit() and int(token) < vocabulary):
+            raise ApiError(
+                400, f"logit_bias: {token!r} is no token id from 0 to {vocabulary - 1}", param="logit_bias"
+            )
+        found.append((int(token), bias))
+    return tuple(sorted(dict(found).items()))
