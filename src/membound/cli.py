@@ -125,6 +125,56 @@ def chat(
 
 
 @app.command()
+def serve(
+    model: Model = "smollm2",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8000,
+    served_model_name: Annotated[
+        str | None, typer.Option("--served-model-name", help="Its name for clients; default: MODEL.")
+    ] = None,
+    threads: Threads = None,
+    kv_memory: KvMemory = None,
+    context: Context = None,
+    max_num_seqs: Annotated[
+        int, typer.Option("--max-num-seqs", min=1, help="Requests that may run at once.")
+    ] = 32,
+    max_batched_tokens: Annotated[
+        int, typer.Option("--max-batched-tokens", min=1, help="Tokens that a step may compute.")
+    ] = 512,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", envvar="MEMBOUND_API_KEY", help="Clients must send this as bearer token."),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option("--cors", help="Origin whose pages may call; may be repeated; * is all."),
+    ] = None,
+    max_body: Annotated[str, typer.Option("--max-body", help="Largest request body.")] = "1MiB",
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", help="Requests that may wait; more are told to come later.")
+    ] = 256,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", help="Longest that a request may take, in seconds.")
+    ] = None,
+    drain: Annotated[
+        float, typer.Option("--drain", help="Seconds that requests may go on after a signal to stop.")
+    ] = 30.0,
+    metrics_prefix: Annotated[
+        str, typer.Option("--metrics-prefix", help="membound, or vllm for dashboards made for it.")
+    ] = "membound",
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")] = False,
+) -> None:
+    """Serve a model through OpenAI's endpoints, with a page that shows it against the memory wall."""
+    from membound.commands.serve import ServeOptions, serve_command
+
+    options = ServeOptions(
+        model, host, port, served_model_name, threads, kv_memory, context, max_num_seqs, max_batched_tokens,
+        api_key, tuple(cors or ()), max_body, max_queue, deadline, drain, metrics_prefix, log_prompts,
+    )  # fmt: skip
+    serve_command(options)
+
+
+@app.command()
 def speed(
     model: Model,
     prefill: Annotated[str, typer.Option("--prefill", help="Prompt lengths, comma-separated.")] = "128,512",

@@ -41,7 +41,14 @@ def run_command(
 
 
 def open_model(
-    model: str, *, threads: int | None, kv_memory: str | None, context: int | None, quiet: bool
+    model: str,
+    *,
+    threads: int | None,
+    kv_memory: str | None,
+    context: int | None,
+    quiet: bool,
+    max_running: int = 32,
+    max_step_tokens: int = 512,
 ) -> "LLM":
     """Load with a bar on standard error."""
     room = parse_bytes(kv_memory, "--kv-memory")
@@ -52,7 +59,13 @@ def open_model(
     total = path.stat().st_size if path.is_file() else None
     with progress(f"loading {path.name}", quiet=quiet) as show:
         return LLM(
-            path, threads=threads, kv_memory=room, context=context, progress=lambda done: show(done, total)
+            path,
+            threads=threads,
+            kv_memory=room,
+            context=context,
+            max_running=max_running,
+            max_step_tokens=max_step_tokens,
+            progress=lambda done: show(done, total),
         )
 
 

@@ -34,8 +34,8 @@ def sample(
 ) -> tuple[int, TokenLogprobs | None]:
     """The next token, and its log-probabilities if asked for.
 
-    logits: (vocabulary,), raw. allowed: a bit per token, as a constraint tells it. history: the known ids, of which the first `prompt_length` are the prompt; the
-    sampled token stands at position `len(history)`.
+    logits: (vocabulary,), raw. history: the known ids, of which the first `prompt_length` are the prompt; the
+    sampled token stands at position `len(history)`. allowed: a bit per token, as a constraint tells it.
     """
     raw = np.asarray(logits, dtype=np.float64)
     adjusted = restrict(raw, sampling, allowed)

@@ -64,7 +64,9 @@ def of_validation(faults: list[Any]) -> ApiError:
         case "extra_forbidden":
             return ApiError(400, f"{param} is not supported by this server", param=param, code="unsupported")
         case "literal_error" if (field := place[-1]) in ONLY:
-            message = f"{field} = {fault['input']!r} is not supported: leave it out or set it to {ONLY[field]}"
+            message = (
+                f"{field} = {fault['input']!r} is not supported: leave it out or set it to {ONLY[field]}"
+            )
             return ApiError(400, message, param=param, code="unsupported")
         case _:
             return ApiError(400, f"{param or 'the body'}: {fault['msg']}", param=param)

@@ -1,4 +1,4 @@
-"""The fields that completions and chat share: named as vLLM names them, ranges as OpenAI's document has them."""
+"""What completions and chat share: fields named as vLLM names them, in the ranges of OpenAI's document."""
 
 from typing import Annotated, Any, Literal
 

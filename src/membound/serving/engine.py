@@ -134,7 +134,7 @@ class Engine:
         return self.codec.encode(prompt)
 
     def check(self, ids: Sequence[int], sampling: Sampling) -> int:
-        """The most tokens that such a request may make; InputError if it cannot be served. Any thread may ask."""
+        """The most tokens that such a request may make; InputError if it has no place. For any thread."""
         if not ids:
             raise InputError("the prompt is empty: give at least one token")
         room = self.context - len(ids)

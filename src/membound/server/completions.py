@@ -1,0 +1,120 @@
+"""POST /v1/completions: text in, text out."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import JSONResponse, Response
+
+from membound.server.answers import Gathered, completion_logprobs, usage_of
+from membound.server.fields import GenerationFields, TokenId
+from membound.server.generation import following
+from membound.server.sampling import sampling_of
+from membound.server.served import Served
+from membound.server.streams import DONE, EventStream, sse, unless_gone
+from membound.serving.async_engine import Job
+
+router = APIRouter()
+
+Ids = Annotated[list[TokenId], Field(min_length=1)]
+Texts = Annotated[list[str], Field(min_length=1)]
+DEFAULT_MAX_TOKENS = 16  # as OpenAI's document has it
+
+
+class CompletionFields(GenerationFields):
+    """The body of /v1/completions."""
+
+    prompt: str | Texts | Ids | Annotated[list[Ids], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = DEFAULT_MAX_TOKENS
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    add_special_tokens: bool = True
+    echo: Literal[False] | None = None
+    suffix: Annotated[str, Field(max_length=0)] | None = None
+
+
+@router.post("/v1/completions")
+async def completions(fields: CompletionFields, request: Request) -> Response:
+    """Continue one or several prompts, texts or token ids."""
+    served: Served = request.app.state.served
+    served.check_model(fields.model)
+    prompts = await asyncio.to_thread(_prompts, fields, served)
+    served.admit(len(prompts))
+    sampling = sampling_of(fields, served.vocabulary, max_tokens=fields.max_tokens, logprobs=fields.logprobs)
+    for prompt in prompts:
+        served.engine.engine.check(prompt, sampling)
+    jobs = [Job(prompt, sampling) for prompt in prompts]
+    head = {
+        "id": f"cmpl-{uuid.uuid4().hex}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": served.name,
+    }
+    if fields.stream:
+        include_usage = fields.stream_options is not None and fields.stream_options.include_usage
+        return EventStream(_streamed(served, jobs, head, include_usage=include_usage))
+    return JSONResponse(await unless_gone(request, _whole(served, jobs, head)))
+
+
+def _prompts(fields: CompletionFields, served: Served) -> list[list[int]]:
+    """Token ids of each prompt."""
+    prompt = fields.prompt
+    add_bos = None if fields.add_special_tokens else False
+    if isinstance(prompt, str):
+        return [served.text.encode(prompt, add_bos=add_bos)]
+    prompts: list[list[int]] = []
+    alone: list[int] = []
+    for part in prompt:
+        if isinstance(part, int):
+            alone.append(part)
+        else:
+            prompts.append(served.text.encode(part, add_bos=add_bos) if isinstance(part, str) else part)
+    return prompts or [alone]
+
+
+async def _whole(served: Served, jobs: list[Job], head: dict[str, Any]) -> dict[str, Any]:
+    gathered = [Gathered() for _ in jobs]
+    async with following(served, head["id"], jobs) as news:
+        async for events in news:
+            for index, event in events:
+                gathered[index].take(event)
+    choices = []
+    for index, choice in enumerate(gathered):
+        logprobs = None
+        if jobs[index].sampling.logprobs is not None:
+            logprobs, _ = completion_logprobs(served.text, choice.token_ids, choice.logprobs, 0)
+        choices.append(_choice(index, choice.text, choice.finish_reason, logprobs))
+    return {**head, "choices": choices, "usage": usage_of(news.entries)}
+
+
+async def _streamed(
+    served: Served, jobs: list[Job], head: dict[str, Any], *, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    extra = {"usage": None} if include_usage else {}
+    offsets = [0] * len(jobs)
+    async with following(served, head["id"], jobs) as news:
+        async for events in news:
+            chunks = []
+            for index, event in events:
+                logprobs = None
+                if event.logprobs is not None:
+                    logprobs, offsets[index] = completion_logprobs(
+                        served.text, event.token_ids, event.logprobs, offsets[index]
+                    )
+                if event.text or event.finish_reason or logprobs:
+                    choice = _choice(index, event.text, event.finish_reason, logprobs)
+                    chunks.append(sse({**head, "choices": [choice], **extra}))
+            if chunks:
+                yield b"".join(chunks)
+    if include_usage:
+        yield sse({**head, "choices": [], "usage": usage_of(news.entries)})
+    yield DONE
+
+
+def _choice(
+    index: int, text: str, finish_reason: str | None, logprobs: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}

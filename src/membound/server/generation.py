@@ -1,0 +1,50 @@
+"""Requests on the engine as one HTTP request sees them: admitted, followed, and dropped when it leaves."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from membound.errors import MemboundError
+from membound.server.errors import ApiError
+from membound.server.ledger import Entry
+from membound.server.served import Served
+from membound.serving.async_engine import Job, Stream
+from membound.serving.engine import Event
+
+
+class Following:
+    """Iterates over what comes, and keeps the accounts."""
+
+    def __init__(self, served: Served, stream: Stream, entries: Sequence[Entry]) -> None:
+        self._served = served
+        self._stream = stream
+        self.entries = entries
+
+    def __aiter__(self) -> "Following":
+        return self
+
+    async def __anext__(self) -> list[tuple[int, Event]]:
+        events = await anext(self._stream)
+        for index, event in events:
+            self._served.ledger.take(self.entries[index], event)
+            if event.finish_reason == "error":
+                raise ApiError(500, event.error or "the step failed")
+        return events
+
+
+@asynccontextmanager
+async def following(served: Served, id: str, jobs: Sequence[Job]) -> AsyncIterator[Following]:
+    """The events of `jobs`; whatever happens in the block, afterwards nothing of them is left."""
+    served.admit(len(jobs))
+    ledger = served.ledger
+    entries = [ledger.open(id, len(job.prompt), job.sampling.max_tokens) for job in jobs]
+    try:
+        async with asyncio.timeout(served.settings.deadline_s), served.engine.open(jobs) as stream:
+            yield Following(served, stream, entries)
+    except TimeoutError:
+        message = f"the request took longer than this server's {served.settings.deadline_s:g} s"
+        raise ApiError(504, message, code="deadline_exceeded", headers={"x-should-retry": "false"}) from None
+    except MemboundError as error:
+        raise ApiError(500, str(error)) from None
+    finally:
+        ledger.close(entries)

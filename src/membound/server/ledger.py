@@ -1,0 +1,118 @@
+"""What happened to each request and when: for the metrics, the log and the page."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from membound.serving.engine import Event, FinishReason
+from membound.serving.request import Request
+
+LATELY = 256  # ended requests that are remembered
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One request of the engine. Times in seconds on the engine's clock."""
+
+    id: str
+    sent: float
+    prompt_tokens: int
+    max_tokens: int | None
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    admitted: float | None = None
+    first: float | None = None
+    last: float | None = None
+    ended: float | None = None
+    preemptions: int = 0
+    reason: FinishReason | None = None
+    request: Request | None = None  # while it runs
+
+    @property
+    def queue_s(self) -> float | None:
+        return None if self.admitted is None else self.admitted - self.sent
+
+    @property
+    def ttft_s(self) -> float | None:
+        return None if self.first is None else self.first - self.sent
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per token after the first; None below two tokens."""
+        if self.first is None or self.last is None or self.output_tokens < 2:
+            return None
+        return (self.last - self.first) / (self.output_tokens - 1)
+
+    @property
+    def e2e_s(self) -> float | None:
+        return None if self.ended is None else self.ended - self.sent
+
+
+class Watcher(Protocol):
+    """Told of what the metrics count."""
+
+    def first_token(self, entry: Entry) -> None: ...
+
+    def later_tokens(self, count: int, gap_s: float) -> None: ...
+
+    def ended(self, entry: Entry) -> None: ...
+
+
+@dataclass
+class Ledger:
+    """Requests that are here, and those that left lately. The event loop alone writes it."""
+
+    now: Callable[[], float]
+    watcher: Watcher | None = None
+    here: dict[Entry, None] = field(default_factory=dict)
+    lately: deque[Entry] = field(default_factory=lambda: deque(maxlen=LATELY))
+
+    @property
+    def active(self) -> int:
+        """Requests that are waiting or running."""
+        return len(self.here)
+
+    def open(self, id: str, prompt_tokens: int, max_tokens: int | None) -> Entry:
+        """A request was sent to the engine."""
+        entry = Entry(id, self.now(), prompt_tokens, max_tokens)
+        self.here[entry] = None
+        return entry
+
+    def take(self, entry: Entry, event: Event) -> None:
+        """News of it."""
+        entry.request = request = event.request
+        count = len(event.token_ids)
+        if count:
+            if entry.first is None:
+                entry.admitted, entry.cached_tokens = request.admitted, request.hit_tokens
+                entry.first = event.now
+                if self.watcher is not None:
+                    self.watcher.first_token(entry)
+            elif self.watcher is not None and entry.last is not None:
+                self.watcher.later_tokens(count, event.now - entry.last)
+            entry.last = event.now
+            entry.output_tokens += count
+        if event.finish_reason is not None:
+            self._end(entry, event.finish_reason, event.now)
+
+    def close(self, entries: Sequence[Entry]) -> None:
+        """Nobody listens any more: what has not ended was aborted."""
+        for entry in entries:
+            if entry.ended is None:
+                self._end(entry, "abort", self.now())
+
+    def _end(self, entry: Entry, reason: FinishReason, now: float) -> None:
+        entry.ended, entry.reason = now, reason
+        if entry.request is not None:
+            entry.preemptions, entry.request = entry.request.preemptions, None
+        del self.here[entry]
+        self.lately.append(entry)
+        if self.watcher is not None:
+            self.watcher.ended(entry)
+
+    def seconds_until_room(self, at_once: int) -> int:
+        """A guess at when one more would be taken: the latest time of service, shared by all that run."""
+        served = [e.ended - e.admitted for e in self.lately if e.ended is not None and e.admitted is not None]
+        return max(1, min(60, math.ceil(sum(served) / len(served) / at_once))) if served else 1

@@ -1,0 +1,88 @@
+"""Listening, and stopping without dropping anyone."""
+
+import asyncio
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from membound.errors import RunError
+from membound.server.served import Served
+
+SWITCH_S = 0.0005
+"""How long one thread may hold the interpreter while another waits; Python's 5 ms would delay every step."""
+
+
+class DrainingServer(uvicorn.Server):
+    """The first signal lets requests finish, for as long as the settings say; the second ends them."""
+
+    def __init__(self, config: uvicorn.Config, served: Served) -> None:
+        super().__init__(config)
+        self.served = served
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.served.draining or self._loop is None:
+            self.should_exit = self.force_exit = True
+        else:
+            self.served.draining = True
+            self._loop.call_soon_threadsafe(self._begin_to_drain)
+
+    def _begin_to_drain(self) -> None:
+        self._drain = asyncio.ensure_future(self._drained())
+
+    async def _drained(self) -> None:
+        """New connections are still taken, so that /ready can say no."""
+        try:
+            async with asyncio.timeout(self.served.settings.drain_s):
+                while self.served.ledger.active:
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            pass
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; RunError says why not."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(2048)
+    except (OSError, OverflowError) as error:
+        found.close()
+        raise RunError(f"cannot listen on {host}:{port}: {error}; choose another --host or --port") from None
+    return found
+
+
+def serve(app: FastAPI, served: Served, listener: socket.socket) -> None:
+    """Serve until a signal, drain, and close the engine."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=75,
+    )
+    server = DrainingServer(config, served)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    original = signal.getsignal(signal.SIGINT)
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn raises the signal again once all is served
+        pass
+    finally:
+        signal.signal(signal.SIGINT, original)
+        sys.setswitchinterval(before)
+        served.engine.close()

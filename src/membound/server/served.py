@@ -1,0 +1,88 @@
+"""What a server serves: one model's name, engine, text and accounts. The routes find it here."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from membound.server.errors import ApiError
+from membound.server.ledger import Ledger
+from membound.server.settings import Settings
+from membound.serving.async_engine import AsyncEngine
+
+
+class TextCodec(Protocol):
+    """What the routes ask of a tokenizer."""
+
+    @property
+    def has_chat_template(self) -> bool: ...
+
+    def encode(self, text: str, *, special: bool = False, add_bos: bool | None = None) -> list[int]: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def token_bytes(self, token: int) -> bytes: ...
+
+    def text_bytes(self, token: int) -> bytes: ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str: ...
+
+
+@dataclass
+class Served:
+    """One model behind the endpoints."""
+
+    name: str
+    engine: AsyncEngine
+    text: TextCodec
+    vocabulary: int
+    settings: Settings
+    ledger: Ledger
+    created: int = field(default_factory=lambda: int(time.time()))
+    draining: bool = False
+
+    @property
+    def context(self) -> int:
+        """The most tokens of one sequence."""
+        return self.engine.engine.context
+
+    @property
+    def room(self) -> int:
+        """How many requests may be here at once: those that run, and those that wait."""
+        return self.engine.engine.scheduler.max_running + self.settings.max_queue
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are welcome."""
+        return self.engine.alive and not self.draining
+
+    def admit(self, count: int = 1) -> None:
+        """Raise ApiError where `count` more requests cannot be taken now."""
+        if self.draining:
+            raise ApiError(503, "the server is shutting down", headers={"Retry-After": "5"})
+        if not self.engine.alive:
+            raise ApiError(503, "the engine has stopped; restart the server")
+        if count > self.room:
+            raise ApiError(400, f"{count} prompts in one request; this server takes {self.room} at once")
+        here = self.ledger.active
+        if here + count > self.room:
+            message = f"{here} requests run or wait, and the queue takes no more: try again later"
+            wait = self.ledger.seconds_until_room(self.engine.engine.scheduler.max_running)
+            raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(wait)})
+
+    def check_model(self, asked: str | None) -> None:
+        """404 where a request names another model."""
+        if asked is not None and asked != self.name:
+            raise ApiError(
+                404,
+                f"the model {asked!r} does not exist; this server serves {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )

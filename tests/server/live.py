@@ -1,0 +1,60 @@
+"""Servers for tests: a model behind the endpoints, listening on a free port of the loopback."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from membound import LLM
+from membound.server.app import create_app
+from membound.server.ledger import Ledger
+from membound.server.run import listen
+from membound.server.served import Served
+from membound.server.settings import Settings
+from membound.serving.async_engine import AsyncEngine
+
+
+def served_model(llm: LLM, name: str, settings: Settings | None = None) -> Served:
+    """`llm` as `membound serve` would have it."""
+    return Served(
+        name=name,
+        engine=AsyncEngine(llm.engine),
+        text=llm.tokenizer,
+        vocabulary=llm.weights.architecture.vocab,
+        settings=settings or Settings(),
+        ledger=Ledger(llm.engine.clock.now),
+    )
+
+
+@contextmanager
+def listening(served: Served) -> Iterator[str]:
+    """The address of a server in a thread of its own; afterwards nothing of it is left."""
+    listener = listen("127.0.0.1", 0)
+    app = create_app(served)
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+        served.engine.close()
+
+
+def wait_until_idle(served: Served, seconds: float = 5.0) -> None:
+    """No request, no block in use."""
+    scheduler = served.engine.engine.scheduler
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not scheduler.busy and scheduler.pool.free == scheduler.pool.blocks and not served.ledger.active:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"still busy: {scheduler.running} {scheduler.waiting}, {scheduler.pool.free} free")
