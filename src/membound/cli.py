@@ -59,6 +59,11 @@ On = Annotated[
         help="Hardware: a catalog name, 8xh100-sxm for eight, or a TOML file; several, comma-separated.",
     ),
 ]
+Trace = Annotated[
+    str | None,
+    typer.Option("--trace", help="azure-conv, azure-code, mooncake, or a file of arrivals and lengths."),
+]
+RateScale = Annotated[float, typer.Option("--rate-scale", help="Play a trace so many times as fast.")]
 Png = Annotated[Path | None, typer.Option("--png", help="Write the picture here.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write an interactive picture here.")]
 
@@ -299,6 +304,174 @@ def hardware(
     from membound.commands.hardware import hardware_command
 
     hardware_command(name=name, json=json)
+
+
+@app.command()
+def bench(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Of the server, such as http://127.0.0.1:8000.")],
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Requests per second; several, comma-separated: a sweep.")
+    ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option("--concurrency", help="Users who wait for each answer; several: a sweep.")
+    ] = None,
+    ramp: Annotated[
+        str | None, typer.Option("--ramp", help="FIRST,LAST,SECONDS: a rate that rises, then stays.")
+    ] = None,
+    trace: Trace = None,
+    rate_scale: RateScale = 1.0,
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", help="Default: all of a trace, 200, or 10 for each user."),
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", help="Send nothing after so many seconds.")
+    ] = None,
+    prompt: Annotated[int, typer.Option("--prompt", help="Tokens of each prompt.")] = 512,
+    output: Annotated[int, typer.Option("--output", help="Tokens of each answer.")] = 128,
+    lengths: Annotated[
+        str, typer.Option("--lengths", help="fixed, uniform, lognormal, sharegpt or alpaca.")
+    ] = "fixed",
+    burstiness: Annotated[
+        float, typer.Option("--burstiness", help="1: Poisson; less: bursts; more: steadier; inf: even.")
+    ] = 1.0,
+    prefix: Annotated[int, typer.Option("--prefix", help="Tokens that all prompts begin with.")] = 0,
+    prefixes: Annotated[int, typer.Option("--prefixes", help="Of that many different beginnings.")] = 1,
+    turns: Annotated[int, typer.Option("--turns", help="Turns of each conversation.")] = 1,
+    think: Annotated[float, typer.Option("--think", help="Seconds from an answer to the next turn.")] = 0.0,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="A file: ShareGPT .json, .jsonl, or text, one prompt a line."),
+    ] = None,
+    slo: Annotated[
+        str | None, typer.Option("--slo", help="Limits in seconds: ttft=0.5,tpot=0.05,e2e=10.")
+    ] = None,
+    find_goodput: Annotated[
+        bool,
+        typer.Option("--find-goodput", help="From --rate on, bisect to the highest rate that holds the SLO."),
+    ] = False,
+    precision: Annotated[
+        float, typer.Option("--precision", help="Of --find-goodput: where bisection ends.")
+    ] = 0.05,
+    warm_up: Annotated[
+        float, typer.Option("--warm-up", help="Leave out what is sent in the first seconds.")
+    ] = 0.0,
+    cool_down: Annotated[
+        float, typer.Option("--cool-down", help="Leave out what is sent in the last seconds.")
+    ] = 0.0,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", help="Exit 1 if so, as 'ttft.p99>1.5'; may be repeated."),
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask /v1/chat/completions.")] = False,
+    served_model: Annotated[
+        str, typer.Option("--served-model", help="As the server names it; default: the only one.")
+    ] = "",
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Make answers as long as asked.")
+    ] = True,
+    temperature: Temperature = 0.0,
+    extra_body: Annotated[
+        str | None, typer.Option("--extra-body", help="Further fields of each request, a JSON object.")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one request.")] = 600.0,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Sent as a bearer token.")
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("--header", help="'Name: value'; may be repeated.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="A GGUF file or folder; default: the server's own counts."),
+    ] = None,
+    clients: Annotated[
+        int | None, typer.Option("--clients", help="Client processes; default: as the rate needs.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="With --on: what is served, to predict the same load.")
+    ] = None,
+    on: Annotated[str | None, typer.Option("--on", help="With --model: the hardware below it.")] = None,
+    tp: Annotated[int | None, typer.Option("--tp", help="Its tensor-parallel ranks.")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="Its engine: vllm, sglang, trtllm, none.")] = "vllm",
+    weights: Annotated[str | None, typer.Option("--weights", help="Format of its weights.")] = None,
+    kv: Annotated[str | None, typer.Option("--kv", help="Format of its KV cache.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Under which the run is kept.")] = "",
+    keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the run for `membound runs`.")] = True,
+    text_seed: Annotated[
+        str | None,
+        typer.Option("--text-seed", help="Same seed, same texts; default: texts no server has cached."),
+    ] = None,
+    seed: Seed = 0,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each request here.")] = None,
+    json: Json = False,
+) -> None:
+    """Load an OpenAI-compatible endpoint, and say what its users would feel."""
+    from membound.commands.bench import Question as BenchQuestion
+    from membound.commands.bench import bench_command
+    from membound.commands.bench_options import asking, loads, question_target
+    from membound.workloads.slo import Slo, parse_slo
+
+    offered = loads(
+        rate, concurrency, ramp, trace,
+        requests=requests, prompt=prompt, output=output, lengths=lengths, burstiness=burstiness,
+        rate_scale=rate_scale, prefix=prefix, prefixes=prefixes, turns=turns, think_s=think, seed=seed,
+    )  # fmt: skip
+    bench_command(
+        BenchQuestion(
+            url,
+            offered,
+            asking(served_model, chat, ignore_eos, temperature, timeout, extra_body),
+            parse_slo(slo) if slo is not None else Slo(),
+            name=name,
+            api_key=api_key,
+            headers=header or (),
+            tokenizer=tokenizer,
+            prompts=prompts,
+            duration_s=duration,
+            warm_up_s=warm_up,
+            cool_down_s=cool_down,
+            clients=clients,
+            find_goodput=find_goodput,
+            precision=precision,
+            fail_if=fail_if or (),
+            target=question_target(model, on, tp, engine, weights, kv),
+            keep=keep,
+            text_seed=text_seed,
+        ),
+        csv_path=csv,
+        json=json,
+    )
+
+
+@app.command()
+def runs(
+    last: Annotated[int | None, typer.Option("--last", min=1, help="Only the newest so many.")] = None,
+    remove: Annotated[int | None, typer.Option("--remove", help="Forget this run.")] = None,
+    json: Json = False,
+) -> None:
+    """The runs of `membound bench` that are kept."""
+    from membound.commands.runs import runs_command
+
+    runs_command(last=last, remove=remove, json=json)
+
+
+@app.command()
+def compare(
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="A run's number or name, or `last`; several: 3,4,5.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", help="Exit 1 if B is so much of A, beyond noise: 'ttft.p99>1.1'."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Two runs side by side: each difference, and whether it exceeds the noise."""
+    from membound.commands.compare import compare_command
+
+    compare_command(first, second, fail_if=fail_if or (), json=json)
 
 
 def _sampling(
