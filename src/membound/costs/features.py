@@ -137,8 +137,12 @@ class Features:
 
     def distinct(self, rows: float) -> list[float]:
         """Experts that `rows` tokens are expected to touch, for each mixture, in the order of `experts`."""
+        return [float(touched[0]) for touched in self.distinct_of(np.array([rows]))]
+
+    def distinct_of(self, rows: Vector) -> list[Vector]:
+        """The same of many numbers of rows, each of shape (rows,)."""
         return [
-            experts - float(counts @ missed ** (rows * self.copies))
+            experts - counts @ np.power.outer(missed, rows * self.copies)
             for missed, counts, experts in self._chances
         ]
 

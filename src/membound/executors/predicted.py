@@ -5,7 +5,7 @@ caught-up request samples one token in every step that decodes, so its end is a 
 caught up.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -20,7 +20,7 @@ class StepSeconds(Protocol):
     """What a step takes: `costs.folded.FoldedCost`, or any stand-in."""
 
     def seconds(
-        self, sequences: int, context: Mapping[Window, int], chunks: Iterable[Chunk] = ()
+        self, sequences: int, context: Mapping[Window, int], chunks: Sequence[Chunk] = ()
     ) -> float: ...
 
     def run(
