@@ -1,5 +1,10 @@
 """The block pool under arbitrary operations, its invariants checked after each."""
 
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -15,7 +20,7 @@ class PoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = BlockPool(BLOCKS)
-        self.tables: list[tuple[list[int], int, int]] = []  # blocks, how many are published, of which family
+        self.tables: list[tuple[array[int], int, int]] = []  # blocks, how many are published, of which family
         self.contents: dict[int, object] = {}
 
     @rule(count=st.integers(0, BLOCKS + 1))
@@ -41,7 +46,7 @@ class PoolMachine(RuleBasedStateMachine):
         if blocks is None:
             assert self.pool.free_order() == before, "all or nothing"
         elif blocks:
-            assert blocks[: len(shared)] == shared
+            assert list(blocks[: len(shared)]) == shared
             assert not set(blocks[len(shared) :]) & set(shared)
             self.forget(blocks[len(shared) :])
             self.tables.append((blocks, len(shared), family))
@@ -74,7 +79,7 @@ class PoolMachine(RuleBasedStateMachine):
         blocks, published, _ = self.tables.pop(data.draw(st.integers(0, len(self.tables) - 1)))
         self.pool.release(blocks, published)
 
-    def forget(self, blocks: list[int]) -> None:
+    def forget(self, blocks: Iterable[int]) -> None:
         for block in blocks:
             self.contents.pop(block, None)
 

@@ -1,8 +1,8 @@
 """A step's seconds as plain arithmetic on a few numbers: what a simulation asks a million times.
 
 `StepCost` multiplies matrices of coefficients by the features of a step. Most of these features depend on one
-number alone: rows, or rows that sample. What depends only on them is tabulated. What is left for a step is the
-attention over its caches: for most models one square root for what decodes, and one for prompts.
+number alone: rows, or rows that sample. What depends only on them is tabulated. What is left is the attention
+over the caches: for most models one square root for what decodes, and one for prompts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from membound.models.operators import attention_keys, attention_pairs, chosen_ke
 FIRST_ROWS = 1024  # entries of a table when it is made; it doubles when more are asked for
 KEPT = 200_000  # values kept of what has no table: fractions of rows, of which there is no end
 
+Terms = tuple[float, float, float, float, float, float]
 Chunk = tuple[int, int, int]  # new tokens, cached tokens, rows that sample
 
 
@@ -32,9 +33,7 @@ class FoldedCost:
         self._only = self._stages[0] if len(self._stages) == 1 else None
         self._plain = self._only if self._only is not None and self._only.plain else None
 
-    def seconds(
-        self, sequences: int, context: Mapping[Window, int], chunks: Sequence[Chunk] = ()
-    ) -> float:
+    def seconds(self, sequences: int, context: Mapping[Window, int], chunks: Sequence[Chunk] = ()) -> float:
         """Of a step of sequences that compute one token each, known by their summed contexts, and chunks."""
         if self._plain is not None:
             return self._plain.plain_seconds(sequences, context[None] if sequences else 0, chunks)
@@ -139,6 +138,7 @@ class FoldedStage:
         self._recurrent = bool(self._rows.memory[:, 2].any() or self._rows.math[:, 2].any())
         self._by_rows: list[float] = []
         self._by_sampled: list[float] = []
+        self._decoding: dict[int, Terms] = {}
         self._kept: dict[tuple[float, float], float] = {}
         one_kernel = len(self._one.memory) == len(self._many.memory) == 1
         # One attention over all cached tokens at a sharpness of two: the common case, written out.
@@ -191,11 +191,10 @@ class FoldedStage:
         self, sequences: int, context: int, growth: int, now: float, until: float, most: int
     ) -> tuple[float, int]:
         """`FoldedCost.run` of a model with one attention over all cached tokens."""
-        while sequences >= len(self._by_rows):
-            self._grow_tables(2 * len(self._by_rows))
-        base = self._by_rows[sequences] + self._by_sampled[sequences] + self._of_sequence * sequences
-        more, of_key, memory, memory_key, math, math_key = self._one_terms.decoding(sequences)
-        base += more
+        terms = self._decoding.get(sequences)
+        if terms is None:
+            terms = self._decoding[sequences] = self._decoding_terms(sequences)
+        base, of_key, memory, memory_key, math, math_key = terms
         keys = context + sequences
         times = 0
         while times < most:
@@ -206,6 +205,14 @@ class FoldedStage:
                 break
             keys += growth
         return now, times
+
+    def _decoding_terms(self, sequences: int) -> Terms:
+        """Seconds of so many sequences that decode: linear, memory and math, each with what a key adds."""
+        while sequences >= len(self._by_rows):
+            self._grow_tables(2 * len(self._by_rows))
+        base = self._by_rows[sequences] + self._by_sampled[sequences] + self._of_sequence * sequences
+        more, of_key, memory, memory_key, math, math_key = self._one_terms.decoding(sequences)
+        return base + more, of_key, memory, memory_key, math, math_key
 
     def _of_rows(self, rows: float, sequences: float) -> float:
         """Everything that depends on rows, sequences and the experts that the rows choose."""
@@ -252,6 +259,12 @@ class _Terms:
             (memory.tolist(), math.tolist()) for memory, math in zip(part.memory, part.math, strict=True)
         ]
         self.rivals = part.rivals
+        # For `of_pairs`: of the kernel's memory and math, and linear; without windows all keys are chosen.
+        self._by_pairs: list[list[float]] = [
+            [*terms[:3], terms[3] + terms[4]]
+            for terms in (*(self.curves[0] if len(self.curves) == 1 else ()), self.linear)
+            if len(terms) == 5
+        ]
 
     def seconds(self, found: Sequence[float], combine: Callable[[float, float], float]) -> float:
         """Of features in the order of the part's places."""
@@ -267,7 +280,7 @@ class _Terms:
         reading, reckoning = memory + memory_key * keys, math + math_key * keys
         return more + of_key * keys + sqrt(reading * reading + reckoning * reckoning)
 
-    def decoding(self, rows: int) -> tuple[float, float, float, float, float, float]:
+    def decoding(self, rows: int) -> Terms:
         """Linear seconds, memory and math of so many rows, each as a base and what a key adds."""
         any_, of_row, of_key = self.linear
         memory, math = self.curves[0]
@@ -278,10 +291,9 @@ class _Terms:
 
     def of_pairs(self, rows: int, pairs: int, keys: int) -> float:
         """Of one kernel: rows of longer chunks, with their pairs and keys."""
-        found = (1.0, rows, pairs, keys, keys)
-        memory, math = self.curves[0]
-        reading, reckoning = _dot(memory, found), _dot(math, found)
-        return _dot(self.linear, found) + sqrt(reading * reading + reckoning * reckoning)
+        (m0, m1, m2, m3), (c0, c1, c2, c3), (l0, l1, l2, l3) = self._by_pairs
+        reading, reckoning = m0 + m1 * rows + m2 * pairs + m3 * keys, c0 + c1 * rows + c2 * pairs + c3 * keys
+        return l0 + l1 * rows + l2 * pairs + l3 * keys + sqrt(reading * reading + reckoning * reckoning)
 
 
 def _parts(stage: Stage, places: list[list[int]]) -> list[Part]:

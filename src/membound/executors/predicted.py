@@ -15,6 +15,9 @@ from membound.serving.step import Outcome, Step
 Window = int | None
 Chunk = tuple[int, int, int]  # new tokens, cached tokens, rows that sample
 
+NOBODY: tuple[Request, ...] = ()
+NOTHING: dict[Request, list[int]] = {}
+
 
 class StepSeconds(Protocol):
     """What a step takes: `costs.folded.FoldedCost`, or any stand-in."""
@@ -66,12 +69,12 @@ class PredictedExecutor:
         if step.chunks:
             return self._with_chunks(step, now)
         most = step.repeat
-        if self._next:
-            most = min(most, self._next_end() - self._steps)
+        if self._next and self._next[0] - self._steps < most:
+            most = self._next[0] - self._steps
         now, times = self.cost.run(step.decodes, step.context, step.growth, now, until, most)
         self._steps += times
-        ended = self._ended()
-        return Outcome(now, times, self._sampled(step, times) if self._token else {}, ended)
+        ended = self._ended() if self._next and self._next[0] == self._steps else NOBODY
+        return Outcome(now, times, self._sampled(step, times) if self._token else NOTHING, ended)
 
     def _with_chunks(self, step: Step, now: float) -> Outcome:
         chunks = []
@@ -83,38 +86,24 @@ class PredictedExecutor:
             chunks.append((count, cached, 1 if complete else 0))
             if complete and request in self._outputs:
                 left = self._outputs[request] - request.output_length - 1
-                if left:
-                    self._end_at(begun + left, request)
-                else:
+                if not left:
                     ended.append(request)
                     del self._outputs[request]
+                elif begun + left in self._ending:
+                    self._end_of[request] = begun + left
+                    self._ending[begun + left].append(request)
+                else:
+                    self._end_of[request] = begun + left
+                    self._ending[begun + left] = [request]
+                    heappush(self._next, begun + left)
         now += self.cost.seconds(step.decodes, step.context, chunks)
         self._steps = begun
-        if self._next:
-            ended = self._ended() + ended
-        return Outcome(now, 1, self._sampled(step, 1) if self._token else {}, ended)
-
-    def _end_at(self, count: int, request: Request) -> None:
-        self._end_of[request] = count
-        if count in self._ending:
-            self._ending[count].append(request)
-        else:
-            self._ending[count] = [request]
-            heappush(self._next, count)
-
-    def _next_end(self) -> int:
-        """The step count at which the next request ends; counts whose requests were preempted are dropped."""
-        while self._next:
-            count = self._next[0]
-            if any(self._end_of.get(request) == count for request in self._ending[count]):
-                return count
-            del self._ending[heappop(self._next)]
-        return 1 << 62
+        if self._next and self._next[0] == begun:
+            ended += self._ended()
+        return Outcome(now, 1, self._sampled(step, 1) if self._token else NOTHING, ended)
 
     def _ended(self) -> list[Request]:
-        """Those that end now."""
-        if not self._next or self._next[0] > self._steps:
-            return []
+        """Those that end at the present count, if they were not preempted since."""
         count = heappop(self._next)
         ended = []
         for request in self._ending.pop(count):

@@ -8,8 +8,18 @@ A named block that is found while free leaves its place in the middle of the fre
 such stale places and skips them when they come to the head.
 """
 
+from __future__ import annotations
+
+from array import array
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+
+
+def table(blocks: Iterable[int] = ()) -> array[int]:
+    """Ids of blocks, in one piece of memory: a list would point at tens of thousands of integers, each of
+    which the processor had to fetch to hand a block on.
+    """
+    return array("i", blocks)
 
 
 class BlockPool:
@@ -20,9 +30,7 @@ class BlockPool:
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
         self.free = blocks  # how many nobody uses
-        self._queue = list(
-            range(blocks)
-        )  # from `_head` on: free blocks, longest unused first, and stale places
+        self._queue = table(range(blocks))  # from `_head` on: free, longest unused first, and stale places
         self._head = 0
         self._stale: dict[int, int] = {}  # places of a block in the queue that no longer count, the foremost
         self._names: dict[int, Hashable] = {}  # of named blocks, used or free
@@ -33,7 +41,7 @@ class BlockPool:
         """The block of that name, used or free."""
         return self._found.get(name)
 
-    def acquire(self, shared: Sequence[int], count: int) -> list[int] | None:
+    def acquire(self, shared: Sequence[int], count: int) -> array[int] | None:
         """The found blocks `shared` and `count` fresh ones after them, or None and nothing changes."""
         if not shared:
             return self.take(count) if count <= self.free else None
@@ -47,12 +55,14 @@ class BlockPool:
         self.free -= len(revived)
         for block in shared:
             references[block] += 1
-        return [*shared, *self.take(count)]
+        return table(shared) + self.take(count)
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> array[int]:
         """`count` fresh blocks, longest unused first, which forget what they held; so many must be free."""
         self.free -= count
-        blocks = self._pop(count)
+        begin = self._head
+        self._head = begin + count
+        blocks = self._queue[begin : self._head]
         if self._names:  # without names nothing was ever found, and no place is stale
             if not self._stale.keys().isdisjoint(blocks):
                 blocks = self._skip_stale(blocks)
@@ -62,15 +72,9 @@ class BlockPool:
                         del self._found[self._names.pop(block)]
         return blocks
 
-    def _pop(self, count: int) -> list[int]:
-        """The next places of the free list."""
-        begin = self._head
-        self._head += count
-        return self._queue[begin : self._head]
-
-    def _skip_stale(self, blocks: list[int]) -> list[int]:
+    def _skip_stale(self, blocks: array[int]) -> array[int]:
         """As many blocks as there are, from the places that count and those after them."""
-        fresh: list[int] = []
+        fresh = table()
         missing = len(blocks)
         while blocks:
             for block in blocks:
@@ -79,7 +83,9 @@ class BlockPool:
                     fresh.append(block)
                 elif places > 1:
                     self._stale[block] = places - 1
-            blocks = self._pop(missing - len(fresh))
+            begin = self._head
+            self._head += missing - len(fresh)
+            blocks = self._queue[begin : self._head]
         return fresh
 
     def name(self, block: int, name: Hashable) -> None:
@@ -89,14 +95,16 @@ class BlockPool:
             self._names[block] = name
             self._references[block] = 1
 
-    def release(self, blocks: Sequence[int], published: int) -> None:
+    def release(self, blocks: array[int], published: int) -> None:
         """One user of `blocks` leaves, of which those from `published` on are private.
 
         The last block is free first, so that the head of a prefix outlives its tail.
         """
+        private = blocks[published:]
+        private.reverse()
+        self._queue.extend(private)
+        self.free += len(private)
         references = self._references
-        self._queue.extend(reversed(blocks[published:] if published else blocks))
-        self.free += len(blocks) - published
         for index in range(published - 1, -1, -1):
             block = blocks[index]
             users = references.get(block, 1) - 1
@@ -114,7 +122,7 @@ class BlockPool:
 
     def _compact(self) -> None:
         """Drop the stale places: a prefix found again and again would leave them without end."""
-        self._queue = self.free_order()
+        self._queue = table(self.free_order())
         self._head = 0
         self._stale.clear()
 

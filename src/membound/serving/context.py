@@ -8,8 +8,8 @@ class ContextSum:
 
     __slots__ = ("_crossings", "_next", "growing", "total", "window")
 
-    def __init__(self, window: int | None) -> None:
-        self.window = window  # tokens; None is unbounded
+    def __init__(self, window: int) -> None:
+        self.window = window  # tokens
         self.total = 0
         self.growing = 0  # requests whose cache is still shorter than the window
         self._crossings: dict[int, int] = {}  # step count -> how many reach their window at it
@@ -24,10 +24,7 @@ class ContextSum:
 
     def _count(self, cached: int, steps: int, sign: int) -> None:
         window = self.window
-        if window is None:
-            self.growing += sign
-            self.total += sign * cached
-        elif cached >= window:
+        if cached >= window:
             self.total += sign * window
         else:
             self.growing += sign
@@ -40,9 +37,8 @@ class ContextSum:
     def advance(self, times: int, steps: int) -> None:
         """`times` steps ran, which makes `steps`; `times` is at most what `steady` allowed."""
         self.total += times * self.growing
-        if self.window is not None:
-            while self._next and self._next[0] <= steps:
-                self.growing -= self._crossings.pop(heappop(self._next))
+        while self._next and self._next[0] <= steps:
+            self.growing -= self._crossings.pop(heappop(self._next))
 
     def steady(self, steps: int) -> int | None:
         """For how many steps the growth stays what it is; None is without end."""

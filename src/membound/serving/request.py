@@ -10,6 +10,7 @@ from enum import Enum
 from hashlib import blake2b
 from itertools import islice
 
+from membound.serving.blocks import table
 from membound.serving.constraint import Constraint
 from membound.serving.sampling import Sampling
 
@@ -17,6 +18,8 @@ BLOCK_TOKENS = 16
 """Tokens of KV cache in one block."""
 
 GREEDY = Sampling()
+
+NO_BLOCKS = table()
 
 
 class State(Enum):
@@ -90,7 +93,7 @@ class Request:
         self.admitted: float | None = None  # when its first step began
         self.first_token: float | None = None  # when the first token was there
         self.last_token: float | None = None  # when it ended
-        self.blocks: list[int] = []  # ids of its KV blocks: position p lies in blocks[p // 16], slot p % 16
+        self.blocks = NO_BLOCKS  # ids of its KV blocks: position p lies in blocks[p // 16], slot p % 16
         self.state = State.NEW
         self.hit_tokens = 0  # prompt tokens found in the cache when it was first admitted
         self.preemptions = 0
@@ -98,7 +101,7 @@ class Request:
         self.published = 0  # its leading blocks that were found in the cache or offered to it
         self.order = 0  # its place among all admissions: running requests stand in this order
         self.offset = 0  # while caught up: steps carried out minus tokens computed
-        self._keys: list[Hashable] = list(keys)
+        self._keys: list[Hashable] = list(keys) if keys else []
         self._length = self.prompt_length
         self._computed = 0
         self._count: StepCount | None = None

@@ -17,7 +17,7 @@ from operator import attrgetter
 from membound.errors import InputError
 from membound.serving.blocks import BlockPool
 from membound.serving.context import ContextSum
-from membound.serving.request import BLOCK_TOKENS, Request, State, StepCount
+from membound.serving.request import BLOCK_TOKENS, NO_BLOCKS, Request, State, StepCount
 from membound.serving.step import Outcome, Step
 
 _ORDER = attrgetter("order")
@@ -63,7 +63,9 @@ class Scheduler:
         self._count = StepCount()
         self._decodes = 0  # caught-up requests: the head of `running`
         self._buckets: list[dict[Request, None]] = [{} for _ in range(block_tokens)]  # each in running order
-        self._contexts = [ContextSum(window) for window in (None, *windows)]
+        self._cached = 0  # tokens of the caught-up requests
+        self._windowed = [ContextSum(window) for window in windows]  # the same within windows
+        self._sharing = False  # whether any request ever had a prefix to share
         self._admissions = 0
         self._aborted: list[Request] = []
         self._step: Step | None = None
@@ -84,7 +86,8 @@ class Scheduler:
                 f" a KV cache of {self.pool.blocks * self.block_tokens} tokens: shorten the prompt, lower"
                 " max_tokens or give the cache more memory"
             )
-        request.shareable = request.shareable and self.prefix_reuse
+        if request.shareable:
+            request.shareable = self._sharing = self.prefix_reuse
         request.state = State.WAITING
         self.waiting.append(request)
 
@@ -99,43 +102,46 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """The next step, to be committed before the next one; None if there is nothing to do."""
         assert self._step is None, "commit the last step first"
-        self._drop_aborted()
+        if self._aborted:
+            self._drop_aborted()
         if self.prompts_first and self._stall():
             return self._step
-        preempted = self._make_room()
+        bucket = self._buckets[self._count.steps % self.block_tokens]
+        preempted = self._make_room(bucket) if bucket else []
         chunks: list[tuple[Request, int]] = []
-        budget = self._catch_up(chunks, self.max_step_tokens - self._decodes)
+        budget = self.max_step_tokens - self._decodes
+        if len(self.running) > self._decodes:
+            budget = self._catch_up(chunks, budget)
         if self.waiting and not preempted:
             budget = self._admit(chunks, budget)
         if not self.running:
             return None
-        self._step = Step(
-            chunks,
-            self.running,
-            self._decodes,
-            {context.window: context.total for context in self._contexts},
-            {context.window: context.growing for context in self._contexts},
-            preempted,
-            1 if chunks or preempted else self._repeatable(budget),
-        )
+        context: dict[int | None, int] = {None: self._cached}
+        growth: dict[int | None, int] = {None: self._decodes}
+        for windowed in self._windowed:
+            context[windowed.window], growth[windowed.window] = windowed.total, windowed.growing
+        repeat = 1 if chunks or preempted else self._repeatable(budget)
+        self._step = Step(chunks, self.running, self._decodes, context, growth, preempted, repeat)
         return self._step
 
     def _stall(self) -> bool:
         """Make a step of chunks alone, if there are any: the caught-up keep their tokens and blocks."""
         chunks: list[tuple[Request, int]] = []
-        self._admit(chunks, self._catch_up(chunks, self.max_step_tokens))
+        budget = self.max_step_tokens
+        if len(self.running) > self._decodes:
+            budget = self._catch_up(chunks, budget)
+        self._admit(chunks, budget)
         if chunks:
-            nothing: dict[int | None, int] = {context.window: 0 for context in self._contexts}
+            nothing = dict.fromkeys([None, *(context.window for context in self._windowed)], 0)
             self._step = Step(chunks, self.running, 0, nothing, dict(nothing), [])
         return bool(chunks)
 
     def _catch_up(self, chunks: list[tuple[Request, int]], budget: int) -> int:
         """The one request that is part of the way goes on; the tokens that are left."""
-        if len(self.running) > self._decodes:
-            request = self.running[-1]
-            chunks.append((request, min(request.length - request.computed, budget)))
-            budget -= chunks[0][1]
-        return budget
+        request = self.running[-1]
+        count = min(request.length - request.computed, budget)
+        chunks.append((request, count))
+        return budget - count
 
     def commit(self, outcome: Outcome) -> list[Request]:
         """Take in what came of the step; the requests that ended, in running order, without aborted ones."""
@@ -150,7 +156,10 @@ class Scheduler:
                 self._count_steps(outcome.times)
             for request, tokens_computed in step.chunks:
                 self._advance(request, tokens_computed, outcome.now)
-        self._drop_aborted()
+        if self._aborted:
+            self._drop_aborted()
+        if not outcome.ended:
+            return []
         ended = [request for request in outcome.ended if request.state is State.RUNNING]
         if len(ended) > 1:
             ended.sort(key=_ORDER)
@@ -162,11 +171,20 @@ class Scheduler:
     def _count_steps(self, times: int) -> None:
         """A repeated step took its blocks one step after the other."""
         count = self._count
-        for _ in range(times - 1):
-            count.steps += 1
-            self._grow(self._buckets[count.steps % self.block_tokens])
+        if times > 1:
+            later = range(count.steps + 1, count.steps + times)
+            if self._sharing:
+                for count.steps in later:
+                    self._grow(self._buckets[count.steps % self.block_tokens])
+            else:
+                growing: list[Request] = []
+                for steps in later:
+                    growing += self._buckets[steps % self.block_tokens]
+                self._grow(growing)
+                count.steps += times - 1
         count.steps += 1
-        for context in self._contexts:
+        self._cached += times * self._decodes
+        for context in self._windowed:
             context.advance(times, count.steps)
 
     def _advance(self, request: Request, tokens: int, now: float) -> None:
@@ -182,24 +200,24 @@ class Scheduler:
             self._buckets[request.offset % self.block_tokens][request] = None
             self._decodes += 1
             cached = request.computed
-            for context in self._contexts:
+            self._cached += cached
+            for context in self._windowed:
                 context.add(cached, count.steps)
 
-    def _make_room(self) -> list[Request]:
+    def _make_room(self, bucket: Collection[Request]) -> list[Request]:
         """A block for each caught-up request whose next token begins one; from the tail, others give way."""
-        bucket = self._buckets[self._count.steps % self.block_tokens]
         preempted: list[Request] = []
-        if bucket:
-            while len(bucket) > self.pool.free:
-                preempted.append(self._preempt())
-            self._grow(bucket)
+        while len(bucket) > self.pool.free:
+            preempted.append(self._preempt())
+        self._grow(bucket)
         return preempted
 
     def _grow(self, bucket: Collection[Request]) -> None:
         """One more block for each; the one before it is full, so that others may share it."""
-        for request in bucket:
-            if request.shareable:
-                self._publish(request)
+        if self._sharing:
+            for request in bucket:
+                if request.shareable:
+                    self._publish(request)
         for request, block in zip(bucket, self.pool.take(len(bucket)), strict=True):
             request.blocks.append(block)
 
@@ -224,7 +242,7 @@ class Scheduler:
             if blocks is None:
                 break
             self.waiting.popleft()
-            request.blocks.extend(blocks)
+            request.blocks = blocks
             request.published = len(shared)
             hit = len(shared) * self.block_tokens
             if hit:
@@ -272,7 +290,7 @@ class Scheduler:
         if self.waiting and self.waiting[0].shareable and budget and len(self.running) < self.max_running:
             return 1  # what is cached, and so whether it fits, may change
         repeat = 1 + self.block_tokens * (self.pool.free // self._decodes)
-        for context in self._contexts:
+        for context in self._windowed:
             steady = context.steady(self._count.steps)
             if steady is not None:
                 repeat = min(repeat, steady)
@@ -295,12 +313,13 @@ class Scheduler:
             self._decodes -= 1
             del self._buckets[request.offset % self.block_tokens][request]
             cached = request.computed
-            for context in self._contexts:
+            self._cached -= cached
+            for context in self._windowed:
                 context.remove(cached, self._count.steps)
         if request.shareable:
             self._publish(request)
         self.pool.release(request.blocks, request.published)
-        request.blocks.clear()
+        request.blocks = NO_BLOCKS
         request.published = 0
 
     def check(self) -> None:
@@ -331,8 +350,8 @@ class Scheduler:
         for residue, bucket in enumerate(self._buckets):
             members = [r for r in caught_up if r.offset % self.block_tokens == residue]
             assert list(bucket) == members, "S8: buckets hold the caught-up requests in running order"
-        for context in self._contexts:
-            window = context.window
-            cached = [r.computed if window is None else min(r.computed, window) for r in caught_up]
+        assert self._cached == sum(r.computed for r in caught_up), "S8: context sums are sums"
+        for context in self._windowed:
+            cached = [min(r.computed, context.window) for r in caught_up]
             assert context.total == sum(cached), "S8: context sums are sums"
-            assert context.growing == sum(window is None or c < window for c in cached), "S8: growth is exact"
+            assert context.growing == sum(c < context.window for c in cached), "S8: growth is exact"

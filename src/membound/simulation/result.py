@@ -17,6 +17,7 @@ from membound.workloads.metrics import Summary
 
 Vector = NDArray[np.float64]
 SHARES = (0.5, 0.9, 0.99)
+COLUMNS = ("sent", "admitted", "first", "last", "prompt", "output")
 
 
 @dataclass(frozen=True)
@@ -29,26 +30,27 @@ class Slo:
 
 
 class Log:
-    """The requests that ended, a few numbers each, in order of their ends."""
+    """The requests that ended, six numbers each, in order of their ends."""
 
     def __init__(self) -> None:
-        self.sent, self.admitted, self.first, self.last = (array("d") for _ in range(4))
-        self.prompt, self.output = array("q"), array("q")
+        self._numbers = array("d")
 
     def __len__(self) -> int:
-        return len(self.sent)
+        return len(self._numbers) // len(COLUMNS)
 
     def add(self, request: Request) -> None:
         """A request that has ended."""
-        assert request.admitted is not None
-        assert request.first_token is not None
-        assert request.last_token is not None
-        self.sent.append(request.arrival)
-        self.admitted.append(request.admitted)
-        self.first.append(request.first_token)
-        self.last.append(request.last_token)
-        self.prompt.append(request.prompt_length)
-        self.output.append(request.output_length)
+        self._numbers.extend(
+            (
+                request.arrival, request.admitted or 0.0, request.first_token or 0.0,
+                request.last_token or 0.0, request.prompt_length, request.output_length,
+            )
+        )  # fmt: skip
+
+    def column(self, name: str) -> Vector:
+        """One of COLUMNS, of all requests."""
+        numbers = np.frombuffer(self._numbers).reshape(-1, len(COLUMNS))
+        return numbers[:, COLUMNS.index(name)].copy()
 
 
 @dataclass(frozen=True)
@@ -76,29 +78,29 @@ class SimulationResult:
 
     @cached_property
     def sent_s(self) -> Vector:
-        return np.array(self.log.sent)
+        return self.log.column("sent")
 
     @cached_property
     def ttft_s(self) -> Vector:
-        return np.array(self.log.first) - self.sent_s
+        return self.log.column("first") - self.sent_s
 
     @cached_property
     def queue_s(self) -> Vector:
         """From sent until the first step that computed anything of it began."""
-        return np.array(self.log.admitted) - self.sent_s
+        return self.log.column("admitted") - self.sent_s
 
     @cached_property
     def e2e_s(self) -> Vector:
-        return np.array(self.log.last) - self.sent_s
+        return self.log.column("last") - self.sent_s
 
     @cached_property
-    def output_tokens(self) -> NDArray[np.int64]:
-        return np.array(self.log.output)
+    def output_tokens(self) -> Vector:
+        return self.log.column("output")
 
     @cached_property
     def tpot_s(self) -> Vector:
         """NaN for a single token."""
-        spans = np.array(self.log.last) - np.array(self.log.first)
+        spans = self.log.column("last") - self.log.column("first")
         gaps = self.output_tokens - 1
         tpot: Vector = np.divide(spans, gaps, out=np.full(len(spans), np.nan), where=gaps > 0)
         return tpot
@@ -135,7 +137,7 @@ class SimulationResult:
     @property
     def total_tok_per_s(self) -> float:
         """Prompt and output tokens."""
-        return self._per_second(float(self.output_tokens.sum()) + sum(self.log.prompt))
+        return self._per_second(float(self.output_tokens.sum()) + float(self.log.column("prompt").sum()))
 
     def _per_second(self, number: float) -> float:
         return number / self.simulated_s if self.simulated_s else 0.0

@@ -51,7 +51,8 @@ def simulate(
     copies = replicas * deployment.layout.data
     engines = [build_replica(deployment, settings, kv_tokens, block) for _ in range(copies)]
     run = Run(engines, block)
-    Cluster(engines, router(routing)).run(workload.begin(), run.admit, run.log.add, settings.server_s)
+    cluster = Cluster(engines, router(routing))
+    cluster.run(workload.begin(), run.admit, run.log.add, settings.server_s)
     return SimulationResult(
         requests=run.sent,
         rejected=run.rejected,
@@ -63,7 +64,7 @@ def simulate(
         prompt_tokens=sum(engine.scheduler.prompt_tokens for engine in engines),
         hit_tokens=sum(engine.scheduler.hit_tokens for engine in engines),
         began_s=run.first,
-        simulated_s=max(run.log.last, default=run.first) - run.first,
+        simulated_s=cluster.now - run.first,
         wall_s=time.perf_counter() - began,
         max_running=engines[0].scheduler.max_running,
     )
@@ -110,6 +111,7 @@ def build_replica(
         windows=[window for window in cost.windows if window is not None],
         prefix_reuse=settings.prefix_reuse,
         block_tokens=block_tokens,
+        prompts_first=not settings.mixed,
     )
     return Replica(scheduler, PredictedExecutor(cost))
 

@@ -11,7 +11,7 @@ import json
 import lzma
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -100,17 +100,23 @@ def _read(path: Path, kind: Kind, jitter_s: float, seed: int) -> Iterator[Arriva
 
 
 def _azure(file: TextIO) -> Iterator[Arrival]:
-    """TIMESTAMP,ContextTokens,GeneratedTokens; the time of day has seven digits after the point."""
-    begin: datetime | None = None
-    for row in csv.reader(file):
-        if len(row) != 3 or row[0] == "TIMESTAMP":
-            continue
-        second, _, fraction = row[0].partition(".")
-        moment = datetime.fromisoformat(second)
-        if begin is None:
-            begin, offset = moment, float("0." + fraction)
-        time_s = (moment - begin).total_seconds() + float("0." + fraction) - offset
-        yield Arrival(max(0.0, time_s), int(row[1]), int(row[2]))
+    """TIMESTAMP,ContextTokens,GeneratedTokens; the time has seven digits after the point."""
+    day, midnight, begin = "", 0.0, -1.0
+    for line in file:
+        if line[:1] not in "12":
+            continue  # the header, an empty line
+        moment, prompt, output = line.split(",")
+        if moment[:10] != day:
+            day = moment[:10]
+            midnight = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+            if begin < 0:
+                begin = _time_of_day(moment) + midnight
+        yield Arrival(midnight + _time_of_day(moment) - begin, int(prompt), int(output))
+
+
+def _time_of_day(moment: str) -> float:
+    """Seconds since midnight of `2023-11-16 18:15:46.6805900`."""
+    return int(moment[11:13]) * 3600 + int(moment[14:16]) * 60 + float(moment[17:])
 
 
 def _mooncake(file: TextIO) -> Iterator[Arrival]:
