@@ -271,6 +271,116 @@ def roofline(
 
 
 @app.command()
+def simulate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A catalog name, a config.json, a folder, a GGUF file, or hf:org/name."
+        ),
+    ],
+    on: Annotated[str, typer.Option("--on", help="Hardware: 4xh100-sxm for four, or a TOML file.")],
+    tp: Annotated[
+        int | None, typer.Option("--tp", help="Tensor-parallel ranks; default: all of a node.")
+    ] = None,
+    pp: Annotated[int, typer.Option("--pp", help="Pipeline stages.")] = 1,
+    ep: Annotated[int, typer.Option("--ep", help="Expert-parallel ranks, of tp x dp.")] = 1,
+    dp: Annotated[int, typer.Option("--dp", help="Data-parallel copies.")] = 1,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Format of the weights, such as fp8.")
+    ] = None,
+    kv: Annotated[str | None, typer.Option("--kv", help="Format of the KV cache.")] = None,
+    activations: Annotated[
+        str | None, typer.Option("--activations", help="Format of the activations.")
+    ] = None,
+    trace: Trace = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Requests per second; of a trace, its mean.")
+    ] = None,
+    rate_scale: RateScale = 1.0,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", help="Users who wait for each answer.")
+    ] = None,
+    ramp: Annotated[
+        str | None, typer.Option("--ramp", help="FIRST,LAST,SECONDS: a rate that rises, then stays.")
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option("--requests", help="Default: all of a trace, 200, or 10 for each user.")
+    ] = None,
+    prompt: Annotated[int, typer.Option("--prompt", help="Tokens of each prompt.")] = 512,
+    output: Annotated[int, typer.Option("--output", help="Tokens of each answer.")] = 128,
+    lengths: Annotated[
+        str, typer.Option("--lengths", help="fixed, uniform, lognormal, sharegpt or alpaca.")
+    ] = "fixed",
+    burstiness: Annotated[
+        float, typer.Option("--burstiness", help="1: Poisson; less: bursts; more: steadier; inf: even.")
+    ] = 1.0,
+    jitter: Annotated[
+        float, typer.Option("--jitter", help="Spread a trace's arrivals over bins of so many seconds.")
+    ] = 0.0,
+    prefix: Annotated[int, typer.Option("--prefix", help="Tokens that all prompts begin with.")] = 0,
+    prefixes: Annotated[int, typer.Option("--prefixes", help="Of that many different beginnings.")] = 1,
+    turns: Annotated[int, typer.Option("--turns", help="Turns of each conversation.")] = 1,
+    think: Annotated[float, typer.Option("--think", help="Seconds from an answer to the next turn.")] = 0.0,
+    slo: Annotated[
+        str | None, typer.Option("--slo", help="Limits in seconds: ttft=0.5,tpot=0.05,e2e=10.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="Whose settings and overheads: vllm, sglang, trtllm or none.")
+    ] = "vllm",
+    max_num_seqs: Annotated[
+        int | None, typer.Option("--max-num-seqs", help="Requests that run at once; default: the engine's.")
+    ] = None,
+    max_batched_tokens: Annotated[
+        int | None, typer.Option("--max-batched-tokens", help="Tokens of one step; default: the engine's.")
+    ] = None,
+    memory_fraction: Annotated[
+        float | None, typer.Option("--memory-fraction", help="Of the memory; default: the engine's.")
+    ] = None,
+    kv_tokens: Annotated[
+        int | None, typer.Option("--kv-tokens", help="Tokens of KV cache; default: what fits.")
+    ] = None,
+    prefix_caching: Annotated[
+        bool, typer.Option("--prefix-caching/--no-prefix-caching", help="Reuse cached prefixes.")
+    ] = True,
+    skew: Annotated[
+        float, typer.Option("--skew", help="Of expert routing: popularity falls as rank^-skew.")
+    ] = 0.0,
+    ideal: Annotated[bool, typer.Option("--ideal", help="The datasheet's roof alone.")] = False,
+    replicas: Annotated[int, typer.Option("--replicas", help="Equal deployments side by side.")] = 1,
+    routing: Annotated[
+        str, typer.Option("--routing", help="round-robin, least-loaded or prefix.")
+    ] = "round-robin",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Simulate again without each switch: what it changed.")
+    ] = False,
+    seed: Seed = 0,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each request here.")] = None,
+    png: Png = None,
+    html: Html = None,
+    json: Json = False,
+) -> None:
+    """Serve a workload in virtual time: latencies, throughput, and what bounds them."""
+    from membound.commands.bench_options import parse_ramp
+    from membound.commands.simulate import Question as SimulateQuestion
+    from membound.commands.simulate import simulate_command
+    from membound.workloads.offered import Offered
+    from membound.workloads.slo import Slo, parse_slo
+
+    offered = Offered(
+        None if trace is not None else rate, parse_ramp(ramp) if ramp else None, concurrency, trace,
+        requests=requests, prompt=prompt, output=output, lengths=lengths, burstiness=burstiness,
+        rate_scale=rate_scale, jitter_s=jitter, prefix=prefix, prefixes=prefixes, turns=turns, think_s=think,
+        seed=seed,
+    )  # fmt: skip
+    question = SimulateQuestion(
+        model, on, tp, pp, ep, dp, weights, kv, activations, engine, skew, ideal, max_num_seqs,
+        max_batched_tokens, memory_fraction, kv_tokens, prefix_caching, replicas, routing,
+        parse_slo(slo) if slo else Slo(),
+    )  # fmt: skip
+    simulate_command(question, offered, rate, explain=explain, png=png, html=html, csv=csv, json=json)
+
+
+@app.command()
 def wall(
     start: Annotated[str | None, typer.Option("--from", help="A part of the history, such as K20X.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="Another part.")] = None,

@@ -20,7 +20,7 @@ def loads(
         return [Offered(rate=one, **shared) for one in _rates(rate)]
     if concurrency is not None and rate is None and ramp is None and trace is None:
         return [Offered(concurrency=users, **shared) for users in parse_counts(concurrency, "--concurrency")]
-    rising = _ramp(ramp) if ramp is not None else None
+    rising = parse_ramp(ramp) if ramp is not None else None
     first = _rates(rate)[0] if rate is not None else None
     users = parse_counts(concurrency, "--concurrency")[0] if concurrency is not None else None
     return [Offered(first, rising, users, trace, **shared)]
@@ -66,7 +66,7 @@ def _rates(text: str) -> list[float]:
     return rates
 
 
-def _ramp(text: str) -> tuple[float, float, float]:
+def parse_ramp(text: str) -> tuple[float, float, float]:
     try:
         first, last, seconds = (float(part) for part in text.split(","))
     except ValueError:

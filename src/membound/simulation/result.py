@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,19 +14,11 @@ from numpy.typing import NDArray
 from membound.serving.request import Request
 from membound.simulation.watch import Watch, gap_percentiles
 from membound.workloads.metrics import Summary
+from membound.workloads.slo import Slo as Slo
 
 Vector = NDArray[np.float64]
 SHARES = (0.5, 0.9, 0.99)
 COLUMNS = ("sent", "admitted", "first", "last", "prompt", "output")
-
-
-@dataclass(frozen=True)
-class Slo:
-    """What a request must keep to be good, in seconds; None asks nothing."""
-
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    e2e_s: float | None = None
 
 
 class Log:
@@ -69,8 +61,8 @@ class SimulationResult:
     simulated_s: float  # from the first arrival to the last end
     began_s: float
     wall_s: float  # that the simulation took
-    max_running: int
-    notes: list[str] = field(default_factory=list)
+    max_running: int  # requests at once, on one replica
+    kv_tokens: int  # of the cache of one replica
 
     @property
     def completed(self) -> int:
@@ -108,13 +100,10 @@ class SimulationResult:
     @cached_property
     def good(self) -> NDArray[np.bool_]:
         """Whether each completed request met every SLO; a single token has no TPOT to miss."""
-        good = np.ones(self.completed, dtype=np.bool_)
-        if self.slo.ttft_s is not None:
-            good &= self.ttft_s <= self.slo.ttft_s
-        if self.slo.tpot_s is not None:
-            good &= ~(self.tpot_s > self.slo.tpot_s)
-        if self.slo.e2e_s is not None:
-            good &= self.e2e_s <= self.slo.e2e_s
+        slow = (
+            (self.ttft_s > self.slo.ttft_s) | (self.tpot_s > self.slo.tpot_s) | (self.e2e_s > self.slo.e2e_s)
+        )
+        good: NDArray[np.bool_] = ~slow
         return good
 
     @property

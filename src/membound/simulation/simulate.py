@@ -67,6 +67,7 @@ def simulate(
         simulated_s=cluster.now - run.first,
         wall_s=time.perf_counter() - began,
         max_running=engines[0].scheduler.max_running,
+        kv_tokens=engines[0].scheduler.pool.blocks * block,
     )
 
 

@@ -18,13 +18,13 @@ class Moment:
     """A step as it was at a moment; moments are evenly spaced in time, so each stands for an equal share."""
 
     time_s: float
+    until_s: float  # when the step, or its last repetition, ended
     running: int
     waiting: int
     used_share: float  # of the blocks
     decodes: int
     context: dict[int | None, int]
     chunks: tuple[tuple[int, int], ...]  # new tokens, cached tokens
-    seconds: float  # of the step
 
 
 class Watch:
@@ -42,7 +42,7 @@ class Watch:
         self.gaps: Counter[int] = Counter()  # of ITL: bin -> tokens
         self.gap_s = 0.0
         self.moments: list[Moment] = []
-        self._spacing = 0.05
+        self.spacing_s = 0.05
         self._next_moment = 0.0
         self._sampled_at: list[tuple[float, int]] = []  # of requests whom a step of prompts alone held up
 
@@ -77,7 +77,7 @@ class Watch:
             what = _held_by(scheduler, decodes + chunk_tokens)
             self.held_s[what] = self.held_s.get(what, 0.0) + seconds
         if outcome.now >= self._next_moment:
-            self._remember(now, step, seconds / times, used, len(scheduler.waiting))
+            self._remember(step, outcome.now, used, len(scheduler.waiting))
 
     def _stall(self, now: float, step: Step, outcome: Outcome) -> None:
         """Prompts alone: those that decode wait, and those that catch up begin to."""
@@ -93,18 +93,18 @@ class Watch:
                 self.gap_s += (end - since) * count
         self._sampled_at.clear()
 
-    def _remember(self, now: float, step: Step, seconds: float, used: int, waiting: int) -> None:
+    def _remember(self, step: Step, until: float, used: int, waiting: int) -> None:
         chunks = tuple((count, request.computed) for request, count in step.chunks)
         self.moments.append(
             Moment(
-                self._next_moment, len(step.running), waiting, used / self.blocks, step.decodes,
-                step.context, chunks, seconds,
+                self._next_moment, until, len(step.running), waiting, used / self.blocks, step.decodes,
+                step.context, chunks,
             )
         )  # fmt: skip
-        self._next_moment += self._spacing * max(1, int((now - self._next_moment) / self._spacing) + 1)
+        self._next_moment += self.spacing_s * (int((until - self._next_moment) / self.spacing_s) + 1)
         if len(self.moments) > MOMENTS:
             del self.moments[1::2]
-            self._spacing *= 2
+            self.spacing_s *= 2
 
 
 def gap_percentiles(gaps: Counter[int], shares: tuple[float, ...]) -> list[float]:

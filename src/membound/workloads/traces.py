@@ -42,6 +42,19 @@ def trace(name: str, *, jitter_s: float = 0.0, seed: int = 0) -> Open:
     return Open(partial(_read, path, kind, jitter_s, seed), key_tokens)
 
 
+def mean_rate(name: str) -> float:
+    """Requests per second of a trace, the mean between its first and last."""
+    first = last = None
+    count = -1
+    for arrival in trace(name).begin():
+        first = arrival.time_s if first is None else first
+        last = arrival.time_s
+        count += 1
+    if first is None or last is None or not last > first:
+        raise InputError(f"{name}: a rate needs requests at more than one time")
+    return count / (last - first)
+
+
 Kind = Callable[[TextIO], Iterator[Arrival]]
 
 

@@ -1,0 +1,384 @@
+"""membound simulate: a workload served in virtual time, by a model on described hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from membound.commands.output import print_json, print_table, status
+from membound.costs.deployment import Deployment, deployment
+from membound.errors import InputError
+from membound.simulation.bars import Bars, bars
+from membound.simulation.engines import EngineSettings, engine_settings
+from membound.simulation.limits import bound, time_shares, told
+from membound.simulation.result import SimulationResult
+from membound.simulation.simulate import DoesNotFitError, simulate
+from membound.simulation.timeline import timeline
+from membound.workloads import traces
+from membound.workloads.arrivals import Workload
+from membound.workloads.offered import Offered
+from membound.workloads.slo import Slo
+
+if TYPE_CHECKING:
+    from membound.reports.simulation import Picture
+
+LATENCIES = ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: the options of the command, but for the workload's."""
+
+    model: str
+    hardware: str
+    tp: int | None = None
+    pp: int = 1
+    ep: int = 1
+    dp: int = 1
+    weights: str | None = None
+    kv: str | None = None
+    activations: str | None = None
+    engine: str = "vllm"
+    skew: float = 0.0
+    ideal: bool = False
+    max_num_seqs: int | None = None
+    max_batched_tokens: int | None = None
+    memory_fraction: float | None = None
+    kv_tokens: int | None = None
+    prefix_caching: bool = True
+    replicas: int = 1
+    routing: str = "round-robin"
+    slo: Slo = field(default_factory=Slo)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A run, and what is said about it."""
+
+    question: Question
+    settings: EngineSettings
+    result: SimulationResult
+    shares: Mapping[str, float]
+    bars: Bars
+
+
+def answer(question: Question, workload: Workload) -> Answer:
+    """Simulates; DoesNotFitError where there is no room, InputError for what cannot be."""
+    asked = _deployment(question)
+    settings = engine_settings(
+        question.engine,
+        asked.cluster.accelerator,
+        max_step_tokens=question.max_batched_tokens,
+        max_running=question.max_num_seqs,
+        memory_fraction=question.memory_fraction,
+        prefix_reuse=question.prefix_caching,
+    )
+    result = simulate(
+        asked,
+        workload,
+        settings=settings,
+        slo=question.slo,
+        replicas=question.replicas,
+        routing=question.routing,
+        kv_tokens=question.kv_tokens,
+    )
+    shares = time_shares(asked.cost, result.watches)
+    return Answer(question, settings, result, shares, bars(result, asked))
+
+
+def _deployment(question: Question) -> Deployment:
+    return deployment(
+        question.model,
+        question.hardware,
+        tp=question.tp,
+        pp=question.pp,
+        ep=question.ep,
+        dp=question.dp,
+        weights=question.weights,
+        kv=question.kv,
+        activations=question.activations,
+        engine=question.engine,
+        skew=question.skew,
+        ideal=question.ideal,
+    )
+
+
+def offered_workload(offered: Offered, rate: float | None) -> Workload:
+    """The workload of the options; a trace may be asked to come at a `rate` of its own."""
+    if offered.trace is not None and rate is not None:
+        if offered.rate_scale != 1:
+            raise InputError("give --rate or --rate-scale, not both")
+        offered = replace(offered, rate_scale=rate / traces.mean_rate(offered.trace))
+    return offered.workload()
+
+
+def simulate_command(
+    question: Question,
+    offered: Offered,
+    rate: float | None,
+    *,
+    explain: bool,
+    png: Path | None,
+    html: Path | None,
+    csv: Path | None,
+    json: bool,
+) -> None:
+    workload = offered_workload(offered, rate)
+    try:
+        with status("simulating", quiet=json):
+            found = answer(question, workload)
+            without = _without(question, workload, found) if explain else []
+    except DoesNotFitError as error:
+        if json:
+            print_json({"fits": False, "why": str(error)})
+        else:
+            print(error)
+        return
+    if png is not None or html is not None:
+        from membound.reports.simulation import write_html, write_png
+
+        drawn = picture(found)
+        if png is not None:
+            write_png(drawn, png)
+        if html is not None:
+            write_html(drawn, html)
+    if csv is not None:
+        _write_csv(found.result, csv)
+    if json:
+        print_json({**as_json(found), **({"explained": without} if explain else {})})
+    else:
+        _print(found, without)
+
+
+SWITCHES = (
+    "weights", "kv", "activations", "engine", "skew", "max_num_seqs", "max_batched_tokens",
+    "memory_fraction", "kv_tokens", "prefix_caching", "replicas", "routing", "ep",
+)  # fmt: skip
+
+
+def _without(question: Question, workload: Workload, found: Answer) -> list[dict[str, Any]]:
+    """For each switch that was set: the same run without it, and what it changed."""
+    plain = Question(question.model, question.hardware)
+    asked = [name for name in SWITCHES if getattr(question, name) != getattr(plain, name)]
+    if question.prefix_caching and found.result.hit_tokens:
+        asked.append("prefix_caching")
+    explained = []
+    for name in asked:
+        value = getattr(question, name)
+        default = not value if isinstance(value, bool) else getattr(plain, name)
+        entry: dict[str, Any] = {"switch": name.replace("_", "-"), "with": value, "without": default}
+        change: dict[str, Any] = {name: default}
+        try:
+            other = answer(replace(question, **change), workload).result
+        except InputError as error:
+            explained.append({**entry, "fits": False, "why": str(error)})
+            continue
+        explained.append({**entry, "change": _changes(other, found.result)})
+    return explained
+
+
+def _changes(before: SimulationResult, after: SimulationResult) -> dict[str, list[float | None]]:
+    """Without and with, side by side."""
+
+    def both(name: str, of: str) -> list[float | None]:
+        pair = (one.summaries()[name] for one in (before, after))
+        return [None if summary is None else float(getattr(summary, of)) for summary in pair]
+
+    return {
+        "ttft_p50_s": both("ttft_s", "p50"),
+        "ttft_p99_s": both("ttft_s", "p99"),
+        "tpot_mean_s": both("tpot_s", "mean"),
+        "output_tok_per_s": [before.output_tok_per_s, after.output_tok_per_s],
+        "goodput_req_per_s": [before.goodput_req_per_s, after.goodput_req_per_s],
+    }
+
+
+def as_json(found: Answer) -> dict[str, Any]:
+    """The stable keys, and those beside."""
+    result, question = found.result, found.question
+    latencies = {
+        name: None if one is None else {"mean": one.mean, "p50": one.p50, "p90": one.p90, "p99": one.p99}
+        for name, one in result.summaries().items()
+    }
+    return {
+        "model": question.model,
+        "hardware": question.hardware,
+        "engine": question.engine,
+        "fits": True,
+        "requests": result.requests,
+        "completed": result.completed,
+        "rejected": result.rejected,
+        **latencies,
+        "output_tok_per_s": result.output_tok_per_s,
+        "total_tok_per_s": result.total_tok_per_s,
+        "req_per_s": result.req_per_s,
+        "slo": {"ttft_s": _finite(question.slo.ttft_s), "tpot_s": _finite(question.slo.tpot_s),
+                "e2e_s": _finite(question.slo.e2e_s)},
+        "slo_attainment": result.slo_attainment,
+        "goodput_req_per_s": result.goodput_req_per_s,
+        "accelerators": result.accelerators,
+        "preemptions": result.preemptions,
+        "prefix_hit_rate": result.prefix_hit_rate,
+        "kv_occupancy": {"mean": result.kv_occupancy, "peak": result.kv_occupancy_peak},
+        "bound": bound(result, found.shares),
+        "limits": {"busy": result.busy_share, "steps": found.shares, "waiting": result.held_share},
+        "steps": result.steps,
+        "mean_batch": result.mean_batch,
+        "settings": {
+            "max_batched_tokens": found.settings.max_step_tokens,
+            "max_num_seqs": result.max_running,
+            "memory_fraction": found.settings.memory_fraction,
+            "kv_tokens": result.kv_tokens,
+        },
+        "simulated_s": result.simulated_s,
+        "wall_s": result.wall_s,
+        "interval": found.bars.as_json(),
+    }  # fmt: skip
+
+
+def _finite(limit: float) -> float | None:
+    return limit if limit < float("inf") else None
+
+
+def picture(found: Answer) -> Picture:
+    """What the HTML report and the PNG show."""
+    from membound.reports.simulation import Picture
+
+    result, slo = found.result, found.question.slo
+    points = timeline(result.watches, result.began_s + result.simulated_s)
+    tpot = result.tpot_s
+    limits = {"TTFT": slo.ttft_s, "TPOT": slo.tpot_s, "end to end": slo.e2e_s}
+    return Picture(
+        title=_title(found),
+        time_s=[point.time_s for point in points],
+        running=[point.running for point in points],
+        waiting=[point.waiting for point in points],
+        used_share=[point.used_share for point in points],
+        distributions={
+            "TTFT": result.ttft_s.tolist(),
+            "TPOT": tpot[tpot == tpot].tolist(),
+            "end to end": result.e2e_s.tolist(),
+        },
+        limits={name: limit for name, limit in limits.items() if limit < float("inf")},
+        lines=[*_sums(found), *told(result, found.shares), *found.bars.notes],
+        rows=[("latency", "mean", "p50", "p90", "p99", "90 % interval of the mean"), *_rows(found)],
+    )
+
+
+def _title(found: Answer) -> str:
+    question = found.question
+    copies = f", {question.replicas} replicas" if question.replicas > 1 else ""
+    return f"{question.model} on {question.hardware}{copies}, predicted for {question.engine}"
+
+
+def _rows(found: Answer) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, one in found.result.summaries().items():
+        if one is not None:
+            known = found.bars.around.get(name)
+            around = f"{_time(known[0])} to {_time(known[1])}" if known else ""
+            rows.append(
+                (NAMES[name], _time(one.mean), _time(one.p50), _time(one.p90), _time(one.p99), around)
+            )
+    return rows
+
+
+NAMES = {
+    "ttft_s": "TTFT",
+    "tpot_s": "TPOT",
+    "itl_s": "ITL",
+    "e2e_s": "end to end",
+    "queue_s": "of it queueing",
+}
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:,.0f} s"
+
+
+def _sums(found: Answer) -> list[str]:
+    result, slo = found.result, found.question.slo
+    lines = [
+        f"{result.completed:,} of {result.requests:,} requests completed in {result.simulated_s:,.1f} s:"
+        f" {result.req_per_s:.2f} requests/s, {result.output_tok_per_s:,.0f} output tokens/s",
+        f"KV cache of {result.kv_tokens:,} tokens: {result.kv_occupancy:.0%} in use in the mean,"
+        f" {result.kv_occupancy_peak:.0%} at most; {result.prefix_hit_rate:.0%} of prompt tokens found in it",
+    ]
+    if str(slo):
+        chance = found.bars.attainment
+        lines.append(
+            f"SLO {slo}: held by {result.slo_attainment:.1%} ({chance[0]:.0%} to {chance[1]:.0%});"
+            f" goodput {result.goodput_req_per_s:.2f} requests/s,"
+            f" {result.goodput_req_per_s / result.accelerators:.3f} per accelerator"
+        )
+    return lines
+
+
+def _print(found: Answer, explained: list[dict[str, Any]]) -> None:
+    print(_title(found))
+    for line in _sums(found):
+        print(f"  {line}")
+    print_table(("latency", "mean", "p50", "p90", "p99", "90 % interval of the mean"), _rows(found))
+    for line in told(found.result, found.shares):
+        print(f"  {line}")
+    print(f"  bound by: {bound(found.result, found.shares)}")
+    for entry in explained:
+        _print_switch(entry)
+    for note in found.bars.notes:
+        print(f"note: {note}")
+    wall = found.result.wall_s
+    print(f"  simulated in {wall:.2f} s, {found.result.requests / max(wall, 1e-9):,.0f} requests/s")
+
+
+def _print_switch(entry: Mapping[str, Any]) -> None:
+    what = f"{entry['switch']}: {entry['with']} instead of {entry['without']}"
+    if "change" not in entry:
+        print(f"  {what}: without it, {entry['why']}")
+        return
+    parts = []
+    for name, (before, after) in entry["change"].items():
+        if before is not None and after is not None:
+            title, unit = CHANGES[name]
+            ratio = f" ({after / before - 1:+.0%})" if before else ""
+            parts.append(f"{title} {unit(before)} → {unit(after)}{ratio}")
+    print(f"  {what}:")
+    print(f"    {', '.join(parts)}")
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+
+
+CHANGES: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "ttft_p50_s": ("TTFT p50", _time),
+    "ttft_p99_s": ("p99", _time),
+    "tpot_mean_s": ("TPOT", _time),
+    "output_tok_per_s": ("output tokens/s", _plain),
+    "goodput_req_per_s": ("goodput", _plain),
+}
+
+
+def _write_csv(result: SimulationResult, path: Path) -> None:
+    """A row for each completed request, in order of sending."""
+    import csv
+
+    order = result.sent_s.argsort(kind="stable")
+    columns = {
+        "sent_s": result.sent_s,
+        "queue_s": result.queue_s,
+        "ttft_s": result.ttft_s,
+        "tpot_s": result.tpot_s,
+        "e2e_s": result.e2e_s,
+        "prompt_tokens": result.log.column("prompt").astype(int),
+        "output_tokens": result.output_tokens.astype(int),
+        "good": result.good.astype(int),
+    }
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for place in order:
+            writer.writerow("" if v[place] != v[place] else v[place] for v in columns.values())

@@ -1,0 +1,63 @@
+"""Error bars of a simulation: what 90 % of measurements would lie between, and whether the SLO then holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from membound.costs.deployment import Deployment
+from membound.costs.intervals import Interval, Regime, interval
+from membound.simulation.result import SimulationResult
+
+METRICS = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e"}
+
+
+@dataclass(frozen=True)
+class Bars:
+    """`around` holds (low, high) of the mean latencies and of throughput; `factors` what they come from."""
+
+    around: Mapping[str, tuple[float, float]]
+    factors: Mapping[str, Interval]
+    attainment: tuple[float, float]  # share of requests that hold the SLO, if latencies lie at the far ends
+    notes: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """(low, high) by metric, in its unit."""
+        return {
+            **{name: list(pair) for name, pair in self.around.items()},
+            "slo_attainment": list(self.attainment),
+            "widened": self.notes,
+        }
+
+
+def bars(result: SimulationResult, deployment: Deployment) -> Bars:
+    """From the intervals of the deployment's regime at the batch that the run had."""
+    regime = Regime.of(deployment.cost, max(1.0, result.mean_batch), deployment.engine)
+    factors = {name: interval(metric, regime) for name, metric in METRICS.items()}
+    factors["output_tok_per_s"] = interval("throughput", regime)
+    around = {}
+    for name, one in result.summaries().items():
+        if one is not None and name in factors:
+            around[name] = factors[name].around(one.mean)
+    around["output_tok_per_s"] = factors["output_tok_per_s"].around(result.output_tok_per_s)
+    notes = list(dict.fromkeys(note for known in factors.values() for note in known.widened))
+    worst, best = (_attainment(result, factors, end) for end in ("high", "low"))
+    return Bars(around, factors, (worst, best), notes)
+
+
+def _attainment(result: SimulationResult, factors: Mapping[str, Interval], end: str) -> float:
+    """The share of requests that hold the SLO if each latency is as far off as its interval reaches."""
+    if not result.requests:
+        return 0.0
+    slo = result.slo
+    slow = np.zeros(result.completed, dtype=np.bool_)
+    for name, values, limit in (
+        ("ttft_s", result.ttft_s, slo.ttft_s),
+        ("tpot_s", result.tpot_s, slo.tpot_s),
+        ("e2e_s", result.e2e_s, slo.e2e_s),
+    ):
+        slow |= values * float(getattr(factors[name], end)) > limit
+    return float((~slow).sum()) / result.requests
