@@ -33,6 +33,7 @@ lint: build
 
 bench: build
 	$(BIN)/python benchmarks/peers.py --write
+	$(BIN)/python benchmarks/load.py
 
 validate: build
 	$(BIN)/python benchmarks/perplexity.py

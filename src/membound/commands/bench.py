@@ -27,7 +27,7 @@ from membound.workloads.goodput import RateSearch
 from membound.workloads.offered import Offered
 from membound.workloads.slo import Slo
 
-PROCESS_REQUESTS_PER_S, PROCESS_TOKENS_PER_S = 400, 10_000  # that one client process sends without effort
+PROCESS_REQUESTS_PER_S, PROCESS_TOKENS_PER_S = 1_500, 30_000  # that one client process sends without effort
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from membound.errors import InputError
 
 HEAD_LIMIT = 64 * 1024
+READ_LIMIT = 64 * 1024  # bytes taken from a socket at once
 Sink = Callable[[bytes, float], None]  # a piece of a body, and when it came
 Connect = Callable[["Endpoint", Callable[[], "Connection"]], Awaitable["Connection"]]
 
@@ -69,8 +70,10 @@ def endpoint(url: str) -> Endpoint:
     return Endpoint(parts.hostname, port or (443 if tls else 80), tls, prefix)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One exchange at a time on one socket."""
+
+    _arriving = bytearray(READ_LIMIT)  # of all connections: what arrives is copied out of it at once
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -105,7 +108,14 @@ class Connection(asyncio.Protocol):
             self._transport.write(head + body)
         return self._ended
 
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._arriving
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(memoryview(self._arriving)[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
+        """What came in one piece."""
         if self._ended is None or self._ended.done():
             self.close()  # nobody asked
             return
@@ -219,6 +229,17 @@ class _Chunked:
     def feed(self, data: bytes, now: float) -> None:
         at, end = 0, len(data)
         while at < end and not self.finished:
+            if not (self._left or self._line or self._trailer):  # whole chunks, as most are
+                stop = data.find(b"\n", at)
+                try:
+                    size = int(data[at:stop], 16) if stop > 0 else 0
+                except ValueError:
+                    size = 0  # extensions, or nonsense
+                behind = stop + 1 + size
+                if size > 0 and behind + 2 <= end:
+                    self._sink(data[stop + 1 : behind], now)
+                    at = behind + 2
+                    continue
             if self._left > 2:
                 piece = data[at : at + self._left - 2]
                 self._sink(piece, now)

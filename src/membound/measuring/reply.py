@@ -10,6 +10,7 @@ import json
 from array import array
 from typing import Any
 
+_decode = json.JSONDecoder().raw_decode  # json.loads without what it does around it
 UNREAD_LIMIT = 4096  # of an answer that is no stream, for its error message
 
 
@@ -37,6 +38,9 @@ class Reply:
 
     def feed(self, piece: bytes, now: float) -> None:
         """A piece of the body, and when it came."""
+        if piece.startswith(b"data: ") and piece.find(b"\n") + 2 == len(piece) and not self._pending:
+            self._read(piece[6:].strip(), now)  # one whole event, as most pieces are
+            return
         lines = (self._rest + piece).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
@@ -50,17 +54,21 @@ class Reply:
             elif not self.events and not line.startswith((b":", b"event", b"id", b"retry")):
                 self.unread = (self.unread + line)[:UNREAD_LIMIT]
 
+    @property
+    def _pending(self) -> bool:
+        """Whether an event has begun and not ended."""
+        return bool(self._rest or self._data)
+
     def _read(self, payload: bytes, now: float) -> None:
         if payload == b"[DONE]":
             self.done = True
             return
         try:
-            message = json.loads(payload)
+            message = _decode(payload.decode())[0]
         except ValueError:
-            self.error = "an event of the stream is not JSON"
-            return
+            message = None
         if not isinstance(message, dict):
-            self.error = "an event of the stream is not an object"
+            self.error = "an event of the stream is not a JSON object"
             return
         if message.get("error"):
             self.error = error_text(message)
