@@ -168,6 +168,13 @@ def serve(
         str, typer.Option("--metrics-prefix", help="membound, or vllm for dashboards made for it.")
     ] = "membound",
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")] = False,
+    structured_outputs: Annotated[
+        bool,
+        typer.Option(
+            "--structured-outputs/--no-structured-outputs",
+            help="JSON schemas, grammars and forced tool calls; preparing them takes a second or so.",
+        ),
+    ] = True,
 ) -> None:
     """Serve a model through OpenAI's endpoints, with a page that shows it against the memory wall."""
     from membound.commands.serve import ServeOptions, serve_command
@@ -175,6 +182,7 @@ def serve(
     options = ServeOptions(
         model, host, port, served_model_name, threads, kv_memory, context, max_num_seqs, max_batched_tokens,
         api_key, tuple(cors or ()), max_body, max_queue, deadline, drain, metrics_prefix, log_prompts,
+        structured_outputs,
     )  # fmt: skip
     serve_command(options)
 

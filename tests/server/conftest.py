@@ -21,6 +21,6 @@ class Live:
 @pytest.fixture(scope="session")
 def live() -> Iterator[Live]:
     llm = LLM("smollm2", context=1024, max_running=8)
-    served = served_model(llm, "smollm2")
+    served = served_model(llm, "smollm2", guided=True)
     with listening(served) as url:
         yield Live(served, url, OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0))

@@ -10,6 +10,7 @@ import uvicorn
 
 from membound import LLM
 from membound.server.app import create_app
+from membound.server.guidance import Guide
 from membound.server.ledger import Ledger
 from membound.server.run import listen
 from membound.server.served import Served
@@ -17,7 +18,7 @@ from membound.server.settings import Settings
 from membound.serving.async_engine import AsyncEngine
 
 
-def served_model(llm: LLM, name: str, settings: Settings | None = None) -> Served:
+def served_model(llm: LLM, name: str, settings: Settings | None = None, *, guided: bool = False) -> Served:
     """`llm` as `membound serve` would have it."""
     return Served(
         name=name,
@@ -26,6 +27,7 @@ def served_model(llm: LLM, name: str, settings: Settings | None = None) -> Serve
         vocabulary=llm.weights.architecture.vocab,
         settings=settings or Settings(),
         ledger=Ledger(llm.engine.clock.now),
+        guide=Guide(llm.tokenizer, llm.weights.architecture.vocab) if guided else None,
     )
 
 

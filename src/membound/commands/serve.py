@@ -28,10 +28,12 @@ class ServeOptions:
     drain: float
     metrics_prefix: str
     log_prompts: bool
+    structured_outputs: bool
 
 
 def serve_command(options: ServeOptions) -> None:
     from membound.server.app import create_app
+    from membound.server.guidance import Guide
     from membound.server.ledger import Ledger
     from membound.server.run import listen, serve
     from membound.server.served import Served
@@ -67,6 +69,7 @@ def serve_command(options: ServeOptions) -> None:
         vocabulary=llm.weights.architecture.vocab,
         settings=settings,
         ledger=Ledger(llm.engine.clock.now),
+        guide=Guide(llm.tokenizer, llm.weights.architecture.vocab) if options.structured_outputs else None,
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

@@ -51,6 +51,7 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = _now
+        self.source = source
         self._tokens = dict(tokens)
         self._template = _guarded(lambda: environment.from_string(source))
 

@@ -77,6 +77,11 @@ class Tokenizer:
         """Whether `chat` can work."""
         return self._parts.template is not None
 
+    @property
+    def chat_template(self) -> str:
+        """The template's source; empty where there is none."""
+        return "" if self._parts.template is None else self._parts.template.source
+
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -12,6 +12,7 @@ from membound.errors import InputError
 from membound.server import about, chat, completions
 from membound.server.errors import ApiError, api_error, of_validation
 from membound.server.guard import Guard
+from membound.server.log import RequestLog
 from membound.server.served import Served
 from membound.server.streams import ClientGoneError
 
@@ -36,6 +37,7 @@ def create_app(served: Served) -> FastAPI:
             allow_methods=["*"],
             allow_headers=["*"],
         )
+    app.add_middleware(RequestLog)
     return app
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,9 @@ from starlette.responses import JSONResponse, Response
 
 from membound.server.answers import Gathered, completion_logprobs, usage_of
 from membound.server.fields import GenerationFields, TokenId
-from membound.server.generation import following
+from membound.server.generation import constrained, following
+from membound.server.guidance import grammar_of
+from membound.server.log import Told
 from membound.server.sampling import sampling_of
 from membound.server.served import Served
 from membound.server.streams import DONE, EventStream, sse, unless_gone
@@ -40,23 +41,31 @@ class CompletionFields(GenerationFields):
 async def completions(fields: CompletionFields, request: Request) -> Response:
     """Continue one or several prompts, texts or token ids."""
     served: Served = request.app.state.served
+    told = Told.of(request, fields)
     served.check_model(fields.model)
-    prompts = await asyncio.to_thread(_prompts, fields, served)
-    served.admit(len(prompts))
-    sampling = sampling_of(fields, served.vocabulary, max_tokens=fields.max_tokens, logprobs=fields.logprobs)
-    for prompt in prompts:
-        served.engine.engine.check(prompt, sampling)
-    jobs = [Job(prompt, sampling) for prompt in prompts]
+    served.admit()
+    jobs = await asyncio.to_thread(_jobs, fields, served)
+    served.admit(len(jobs))
     head = {
-        "id": f"cmpl-{uuid.uuid4().hex}",
+        "id": f"cmpl-{told.id}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": served.name,
     }
     if fields.stream:
         include_usage = fields.stream_options is not None and fields.stream_options.include_usage
-        return EventStream(_streamed(served, jobs, head, include_usage=include_usage))
-    return JSONResponse(await unless_gone(request, _whole(served, jobs, head)))
+        return EventStream(_streamed(served, told, jobs, head, include_usage=include_usage))
+    return JSONResponse(await unless_gone(request, _whole(served, told, jobs, head)))
+
+
+def _jobs(fields: CompletionFields, served: Served) -> list[Job]:
+    """Prompts, sampling and grammars; in a thread, since they may take long."""
+    sampling = sampling_of(fields, served.vocabulary, max_tokens=fields.max_tokens, logprobs=fields.logprobs)
+    prompts = _prompts(fields, served)
+    for prompt in prompts:
+        served.engine.engine.check(prompt, sampling)
+    grammar = grammar_of(fields)
+    return [Job(prompt, sampling, constrained(served, grammar)) for prompt in prompts]
 
 
 def _prompts(fields: CompletionFields, served: Served) -> list[list[int]]:
@@ -75,9 +84,9 @@ def _prompts(fields: CompletionFields, served: Served) -> list[list[int]]:
     return prompts or [alone]
 
 
-async def _whole(served: Served, jobs: list[Job], head: dict[str, Any]) -> dict[str, Any]:
+async def _whole(served: Served, told: Told, jobs: list[Job], head: dict[str, Any]) -> dict[str, Any]:
     gathered = [Gathered() for _ in jobs]
-    async with following(served, head["id"], jobs) as news:
+    async with following(served, told, jobs) as news:
         async for events in news:
             for index, event in events:
                 gathered[index].take(event)
@@ -91,11 +100,11 @@ async def _whole(served: Served, jobs: list[Job], head: dict[str, Any]) -> dict[
 
 
 async def _streamed(
-    served: Served, jobs: list[Job], head: dict[str, Any], *, include_usage: bool
+    served: Served, told: Told, jobs: list[Job], head: dict[str, Any], *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     extra = {"usage": None} if include_usage else {}
     offsets = [0] * len(jobs)
-    async with following(served, head["id"], jobs) as news:
+    async with following(served, told, jobs) as news:
         async for events in news:
             chunks = []
             for index, event in events:

@@ -6,18 +6,31 @@ from contextlib import asynccontextmanager
 
 from membound.errors import MemboundError
 from membound.server.errors import ApiError
+from membound.server.guidance import GrammarConstraint
 from membound.server.ledger import Entry
+from membound.server.log import Told
 from membound.server.served import Served
 from membound.serving.async_engine import Job, Stream
 from membound.serving.engine import Event
 
 
+def constrained(served: Served, grammar: tuple[str, str] | None) -> GrammarConstraint | None:
+    """A constraint of a grammar and the field that asked for it."""
+    if grammar is None:
+        return None
+    if served.guide is None:
+        message = f"{grammar[1]} is not supported: structured output is off on this server"
+        raise ApiError(400, message, param=grammar[1], code="unsupported")
+    return served.guide.constraint(*grammar)
+
+
 class Following:
     """Iterates over what comes, and keeps the accounts."""
 
-    def __init__(self, served: Served, stream: Stream, entries: Sequence[Entry]) -> None:
+    def __init__(self, served: Served, stream: Stream, jobs: Sequence[Job], entries: Sequence[Entry]) -> None:
         self._served = served
         self._stream = stream
+        self._jobs = jobs
         self.entries = entries
 
     def __aiter__(self) -> "Following":
@@ -29,18 +42,22 @@ class Following:
             self._served.ledger.take(self.entries[index], event)
             if event.finish_reason == "error":
                 raise ApiError(500, event.error or "the step failed")
+            constraint = self._jobs[index].constraint
+            if isinstance(constraint, GrammarConstraint) and constraint.error:
+                raise ApiError(500, f"the grammar failed: {constraint.error}", code="grammar_failed")
         return events
 
 
 @asynccontextmanager
-async def following(served: Served, id: str, jobs: Sequence[Job]) -> AsyncIterator[Following]:
+async def following(served: Served, told: Told, jobs: Sequence[Job]) -> AsyncIterator[Following]:
     """The events of `jobs`; whatever happens in the block, afterwards nothing of them is left."""
     served.admit(len(jobs))
     ledger = served.ledger
-    entries = [ledger.open(id, len(job.prompt), job.sampling.max_tokens) for job in jobs]
+    told.entries = [ledger.open(told.id, len(job.prompt), job.sampling.max_tokens) for job in jobs]
+    entries = told.entries
     try:
         async with asyncio.timeout(served.settings.deadline_s), served.engine.open(jobs) as stream:
-            yield Following(served, stream, entries)
+            yield Following(served, stream, jobs, entries)
     except TimeoutError:
         message = f"the request took longer than this server's {served.settings.deadline_s:g} s"
         raise ApiError(504, message, code="deadline_exceeded", headers={"x-should-retry": "false"}) from None

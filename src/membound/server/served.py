@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from membound.server.errors import ApiError
+from membound.server.guidance import Guide
 from membound.server.ledger import Ledger
 from membound.server.settings import Settings
 from membound.serving.async_engine import AsyncEngine
@@ -16,6 +17,9 @@ class TextCodec(Protocol):
 
     @property
     def has_chat_template(self) -> bool: ...
+
+    @property
+    def chat_template(self) -> str: ...
 
     def encode(self, text: str, *, special: bool = False, add_bos: bool | None = None) -> list[int]: ...
 
@@ -45,6 +49,7 @@ class Served:
     vocabulary: int
     settings: Settings
     ledger: Ledger
+    guide: Guide | None = None  # None: structured output is off
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
 

@@ -1,0 +1,105 @@
+"""One line of JSON per request, without a word of what was said unless asked."""
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from membound.server.fields import GenerationFields
+from membound.server.ledger import Entry
+
+logger = logging.getLogger("membound.requests")
+QUIET = ("/health", "/ready", "/metrics", "/page")
+GONE = 499  # the client left before the answer
+
+
+@dataclass
+class Told:
+    """What a request has told of itself so far."""
+
+    id: str
+    asked: dict[str, Any] = field(default_factory=dict)
+    entries: Sequence[Entry] = ()
+
+    @classmethod
+    def of(cls, request: Request, fields: GenerationFields) -> "Told":
+        """The request's own, with what its fields say."""
+        told: Told = request.state.told
+        told.asked = {"stream": bool(fields.stream)}
+        if fields.user is not None:
+            told.asked["user"] = fields.user
+        if request.app.state.served.settings.log_prompts:
+            told.asked["prompt"] = fields.model_dump(include={"prompt", "messages"}, exclude_none=True)
+        return told
+
+    def outcome(self) -> dict[str, Any]:
+        """Tokens and times: counts are sums, times those of the first of several prompts."""
+        if not self.entries:
+            return {}
+        first = self.entries[0]
+        return {
+            "prompt_tokens": sum(entry.prompt_tokens for entry in self.entries),
+            "cached_tokens": sum(entry.cached_tokens for entry in self.entries),
+            "output_tokens": sum(entry.output_tokens for entry in self.entries),
+            "finish_reason": first.reason,
+            "preemptions": sum(entry.preemptions for entry in self.entries),
+            "queue_s": _rounded(first.queue_s),
+            "ttft_s": _rounded(first.ttft_s),
+            "tpot_s": _rounded(first.tpot_s),
+        }
+
+
+class RequestLog:
+    """Gives each request an id, and writes its line when all is sent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        told = Told(given if re.fullmatch(r"[\w.:-]{1,128}", given) else uuid.uuid4().hex)
+        scope.setdefault("state", {})["told"] = told
+        status = 0
+        complete = False
+
+        async def noted(message: Message) -> None:
+            nonlocal status, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = told.id
+            elif message["type"] == "http.response.body":
+                complete = not message.get("more_body", False)
+            await send(message)
+
+        began = time.perf_counter()
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            if not scope["path"].startswith(QUIET):
+                line = {
+                    "time": round(time.time(), 3),
+                    "id": told.id,
+                    "client": (scope.get("client") or ("",))[0],
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status if complete else GONE,
+                    "seconds": _rounded(time.perf_counter() - began),
+                    **told.asked,
+                    **told.outcome(),
+                }
+                logger.info(json.dumps(line, ensure_ascii=False))
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
