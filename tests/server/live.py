@@ -9,25 +9,25 @@ from contextlib import contextmanager
 import uvicorn
 
 from membound import LLM
+from membound.costs.roof import Roof
+from membound.measuring.step_work import StepWork
 from membound.server.app import create_app
 from membound.server.guidance import Guide
-from membound.server.ledger import Ledger
 from membound.server.run import listen
 from membound.server.served import Served
 from membound.server.settings import Settings
-from membound.serving.async_engine import AsyncEngine
 
 
 def served_model(llm: LLM, name: str, settings: Settings | None = None, *, guided: bool = False) -> Served:
     """`llm` as `membound serve` would have it."""
-    return Served(
-        name=name,
-        engine=AsyncEngine(llm.engine),
-        text=llm.tokenizer,
-        vocabulary=llm.weights.architecture.vocab,
-        settings=settings or Settings(),
-        ledger=Ledger(llm.engine.clock.now),
-        guide=Guide(llm.tokenizer, llm.weights.architecture.vocab) if guided else None,
+    return Served.of(
+        name,
+        llm.engine,
+        llm.tokenizer,
+        StepWork(llm.weights.graph, llm.weights.types, llm.executor.kv_bytes),
+        Roof(40e9, 1e12),
+        settings or Settings(),
+        Guide(llm.tokenizer, llm.weights.architecture.vocab) if guided else None,
     )
 
 
@@ -36,7 +36,7 @@ def listening(served: Served) -> Iterator[str]:
     """The address of a server in a thread of its own; afterwards nothing of it is left."""
     listener = listen("127.0.0.1", 0)
     app = create_app(served)
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(app, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
     thread.start()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from membound.commands.output import parse_bytes
-from membound.commands.run import open_model
+from membound.commands.run import open_model, ruler_of
 from membound.errors import InputError
 
 
@@ -32,13 +32,12 @@ class ServeOptions:
 
 
 def serve_command(options: ServeOptions) -> None:
+    from membound.measuring.step_work import StepWork
     from membound.server.app import create_app
     from membound.server.guidance import Guide
-    from membound.server.ledger import Ledger
     from membound.server.run import listen, serve
     from membound.server.served import Served
     from membound.server.settings import Settings
-    from membound.serving.async_engine import AsyncEngine
 
     if not 0 <= options.port <= 65535:
         raise InputError(f"--port {options.port}: give a port from 0 to 65535; 0 takes a free one")
@@ -62,14 +61,15 @@ def serve_command(options: ServeOptions) -> None:
         max_step_tokens=options.max_batched_tokens,
         quiet=False,
     )
-    served = Served(
-        name=options.served_model_name or options.model,
-        engine=AsyncEngine(llm.engine),
-        text=llm.tokenizer,
-        vocabulary=llm.weights.architecture.vocab,
-        settings=settings,
-        ledger=Ledger(llm.engine.clock.now),
-        guide=Guide(llm.tokenizer, llm.weights.architecture.vocab) if options.structured_outputs else None,
+    ruler = ruler_of(llm, options.threads)
+    served = Served.of(
+        options.served_model_name or options.model,
+        llm.engine,
+        llm.tokenizer,
+        StepWork(llm.weights.graph, llm.weights.types, llm.executor.kv_bytes),
+        ruler.roof(),
+        settings,
+        Guide(llm.tokenizer, llm.weights.architecture.vocab) if options.structured_outputs else None,
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

@@ -109,7 +109,10 @@ class ModelGraph:
         self, chunks: Iterable[tuple[int, int] | Chunk], weight_types: WeightTypes, kv_bytes: float
     ) -> dict[str, Work]:
         """What a step takes by operator name, layers summed, in the order in which they first run."""
-        load = Load.of(chunks, self.windows, kv_bytes)
+        return self.works_of(Load.of(chunks, self.windows, kv_bytes), weight_types)
+
+    def works_of(self, load: Load, weight_types: WeightTypes) -> dict[str, Work]:
+        """The same of a load."""
         sums: dict[str, Work] = {}
         for prefix, operators in self._parts():
             rows = replace(load, rows=load.sampled) if operators is self.last else load

@@ -5,8 +5,9 @@ from importlib import metadata
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from membound.server.errors import ApiError
 from membound.server.fields import TokenId, Wire
@@ -107,6 +108,14 @@ async def ready(request: Request) -> Response:
     """Whether new requests are welcome: not while draining, and not with a full queue."""
     request.app.state.served.admit()
     return JSONResponse({"status": "ready"})
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """For Prometheus."""
+    served: Served = request.app.state.served
+    served.look()
+    return Response(generate_latest(served.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/version")

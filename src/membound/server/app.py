@@ -1,25 +1,47 @@
 """The endpoints put together."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from membound.errors import InputError
 from membound.server import about, chat, completions
-from membound.server.errors import ApiError, api_error, of_validation
+from membound.server.errors import ANSWERS, ApiError, api_error, of_validation
 from membound.server.guard import Guard
 from membound.server.log import RequestLog
 from membound.server.served import Served
 from membound.server.streams import ClientGoneError
 
+LOOK_S = 0.5
+
 
 def create_app(served: Served) -> FastAPI:
     """The ASGI application for one model."""
-    app = FastAPI(title="membound", version=version("membound"), docs_url=None, redoc_url=None)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(_look(served))
+        yield
+        task.cancel()
+
+    app = FastAPI(
+        title="membound",
+        version=version("membound"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=ANSWERS,
+    )
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     app.state.served = served
     for part in (completions, chat, about):
         app.include_router(part.router)
@@ -39,6 +61,26 @@ def create_app(served: Served) -> FastAPI:
         )
     app.add_middleware(RequestLog)
     return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, without the 422 that never comes: faults of validation are 400 here."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(unused, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+async def _look(served: Served) -> None:
+    """Now and then, so that no step is missed and none of the looks is long."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        served.look()
 
 
 async def _validation(request: Request, error: Exception) -> JSONResponse:

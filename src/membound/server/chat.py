@@ -104,7 +104,11 @@ class Turn:
         return event.finish_reason
 
 
-@router.post("/v1/chat/completions")
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}},
+)
 async def chat_completions(fields: ChatFields, request: Request) -> Response:
     """Answer a conversation through the model's chat template."""
     served: Served = request.app.state.served

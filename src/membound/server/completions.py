@@ -37,7 +37,11 @@ class CompletionFields(GenerationFields):
     suffix: Annotated[str, Field(max_length=0)] | None = None
 
 
-@router.post("/v1/completions")
+@router.post(
+    "/v1/completions",
+    response_model=None,
+    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}},
+)
 async def completions(fields: CompletionFields, request: Request) -> Response:
     """Continue one or several prompts, texts or token ids."""
     served: Served = request.app.state.served

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -15,6 +16,34 @@ TYPES = {
     429: "rate_limit_error",
     503: "service_unavailable_error",
     504: "timeout_error",
+}
+
+
+class Fault(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error object."""
+
+    error: Fault
+
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": what}
+    for status, what in {
+        400: "The request cannot be used; `param` names the field.",
+        401: "The API key is missing or wrong.",
+        404: "There is no such model or path.",
+        413: "The body is too large.",
+        429: "The queue is full; Retry-After says when to come again.",
+        500: "The step failed.",
+        503: "The server is shutting down.",
+        504: "The request took longer than this server allows.",
+    }.items()
 }
 
 

@@ -70,7 +70,6 @@ def serve(app: FastAPI, served: Served, listener: socket.socket) -> None:
         app,
         log_config=None,
         access_log=False,
-        lifespan="off",
         timeout_graceful_shutdown=1,
         timeout_keep_alive=75,
     )

@@ -5,11 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from membound.costs.roof import Roof
 from membound.server.errors import ApiError
 from membound.server.guidance import Guide
 from membound.server.ledger import Ledger
+from membound.server.metrics import Metrics
+from membound.server.monitor import Meter, Monitor
 from membound.server.settings import Settings
 from membound.serving.async_engine import AsyncEngine
+from membound.serving.engine import Engine
 
 
 class TextCodec(Protocol):
@@ -49,9 +53,35 @@ class Served:
     vocabulary: int
     settings: Settings
     ledger: Ledger
+    monitor: Monitor
+    metrics: Metrics
     guide: Guide | None = None  # None: structured output is off
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        engine: Engine,
+        text: TextCodec,
+        meter: Meter,
+        roof: Roof,
+        settings: Settings,
+        guide: Guide | None = None,
+    ) -> "Served":
+        """Put together and started: the engine's thread waits for requests."""
+        metrics = Metrics(settings.metrics_prefix, name)
+        ledger = Ledger(engine.clock.now, metrics)
+        monitor = Monitor(engine, meter, roof)
+        metrics.watch(engine.scheduler, monitor)
+        vocabulary = engine.vocabulary
+        assert vocabulary is not None
+        return cls(name, AsyncEngine(engine), text, vocabulary, settings, ledger, monitor, metrics, guide)
+
+    def look(self) -> None:
+        """Take in the latest steps."""
+        self.monitor.look(lambda record: self.metrics.stepped(record.tokens))
 
     @property
     def context(self) -> int:
