@@ -286,7 +286,10 @@ def simulate(
             metavar="MODEL", help="A catalog name, a config.json, a folder, a GGUF file, or hf:org/name."
         ),
     ],
-    on: Annotated[str, typer.Option("--on", help="Hardware: 4xh100-sxm for four, or a TOML file.")],
+    on: Annotated[
+        str,
+        typer.Option("--on", help="Hardware: 4xh100-sxm for four; several, with commas: replicas of each."),
+    ],
     tp: Annotated[
         int | None, typer.Option("--tp", help="Tensor-parallel ranks; default: all of a node.")
     ] = None,
@@ -358,6 +361,19 @@ def simulate(
     routing: Annotated[
         str, typer.Option("--routing", help="round-robin, least-loaded or prefix.")
     ] = "round-robin",
+    prefill_replicas: Annotated[
+        int, typer.Option("--prefill-replicas", min=0, help="Engines beside, which compute prompts only.")
+    ] = 0,
+    prefill_on: Annotated[
+        str | None, typer.Option("--prefill-on", help="Their hardware; default: the same.")
+    ] = None,
+    prefill_tp: Annotated[
+        int | None, typer.Option("--prefill-tp", help="Their tensor-parallel ranks.")
+    ] = None,
+    transfer_gbs: Annotated[
+        float | None,
+        typer.Option("--transfer-gbs", help="GB/s of each rank for their KV cache; default: the network's."),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Simulate again without each switch: what it changed.")
     ] = False,
@@ -383,7 +399,7 @@ def simulate(
     question = SimulateQuestion(
         model, on, tp, pp, ep, dp, weights, kv, activations, engine, skew, ideal, max_num_seqs,
         max_batched_tokens, memory_fraction, kv_tokens, prefix_caching, replicas, routing,
-        parse_slo(slo) if slo else Slo(),
+        prefill_replicas, prefill_on, prefill_tp, transfer_gbs, parse_slo(slo) if slo else Slo(),
     )  # fmt: skip
     simulate_command(question, offered, rate, explain=explain, png=png, html=html, csv=csv, json=json)
 

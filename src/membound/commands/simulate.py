@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from membound.commands.output import print_json, print_table, status
-from membound.costs.deployment import Deployment, deployment
+from membound.costs.deployment import deployment
 from membound.errors import InputError
 from membound.simulation.bars import Bars, bars
 from membound.simulation.engines import EngineSettings, engine_settings
 from membound.simulation.limits import bound, time_shares, told
 from membound.simulation.result import SimulationResult
-from membound.simulation.simulate import DoesNotFitError, simulate
+from membound.simulation.simulate import DoesNotFitError, Group, simulate
 from membound.simulation.timeline import timeline
 from membound.workloads import traces
 from membound.workloads.arrivals import Workload
@@ -50,6 +50,10 @@ class Question:
     prefix_caching: bool = True
     replicas: int = 1
     routing: str = "round-robin"
+    prefill_replicas: int = 0
+    prefill_on: str | None = None
+    prefill_tp: int | None = None
+    transfer_gbs: float | None = None
     slo: Slo = field(default_factory=Slo)
 
 
@@ -66,33 +70,37 @@ class Answer:
 
 def answer(question: Question, workload: Workload) -> Answer:
     """Simulates; DoesNotFitError where there is no room, InputError for what cannot be."""
-    asked = _deployment(question)
-    settings = engine_settings(
-        question.engine,
-        asked.cluster.accelerator,
-        max_step_tokens=question.max_batched_tokens,
-        max_running=question.max_num_seqs,
-        memory_fraction=question.memory_fraction,
-        prefix_reuse=question.prefix_caching,
-    )
+    names = [name.strip() for name in question.hardware.split(",")]
+    first, *beside = [_group(question, name, question.tp, question.replicas) for name in names]
+    prefill = None
+    if question.prefill_replicas:
+        name = question.prefill_on or names[0]
+        tp = question.prefill_tp or (question.tp if name == names[0] else None)
+        prefill = _group(question, name, tp, question.prefill_replicas)
+    elif question.prefill_on or question.prefill_tp or question.transfer_gbs:
+        raise InputError("--prefill-replicas says how many engines compute prompts only: give it")
     result = simulate(
-        asked,
+        first.deployment,
         workload,
-        settings=settings,
+        settings=first.settings,
         slo=question.slo,
         replicas=question.replicas,
         routing=question.routing,
         kv_tokens=question.kv_tokens,
+        beside=beside,
+        prefill=prefill,
+        transfer_bytes_per_s=None if question.transfer_gbs is None else question.transfer_gbs * 1e9,
     )
-    shares = time_shares(asked.cost, result.watches)
-    return Answer(question, settings, result, shares, bars(result, asked))
+    deployments = [group.deployment for group in (first, *beside, *((prefill,) if prefill else ()))]
+    shares = time_shares(first.deployment.cost, result.watches) if len(deployments) == 1 else {}
+    return Answer(question, first.settings, result, shares, bars(result, first.deployment))
 
 
-def _deployment(question: Question) -> Deployment:
-    return deployment(
+def _group(question: Question, hardware: str, tp: int | None, replicas: int) -> Group:
+    asked = deployment(
         question.model,
-        question.hardware,
-        tp=question.tp,
+        hardware,
+        tp=tp,
         pp=question.pp,
         ep=question.ep,
         dp=question.dp,
@@ -103,6 +111,15 @@ def _deployment(question: Question) -> Deployment:
         skew=question.skew,
         ideal=question.ideal,
     )
+    settings = engine_settings(
+        question.engine,
+        asked.cluster.accelerator,
+        max_step_tokens=question.max_batched_tokens,
+        max_running=question.max_num_seqs,
+        memory_fraction=question.memory_fraction,
+        prefix_reuse=question.prefix_caching,
+    )
+    return Group(asked, settings, replicas)
 
 
 def offered_workload(offered: Offered, rate: float | None) -> Workload:
@@ -154,7 +171,7 @@ def simulate_command(
 
 SWITCHES = (
     "weights", "kv", "activations", "engine", "skew", "max_num_seqs", "max_batched_tokens",
-    "memory_fraction", "kv_tokens", "prefix_caching", "replicas", "routing", "ep",
+    "memory_fraction", "kv_tokens", "prefix_caching", "replicas", "routing", "ep", "prefill_replicas",
 )  # fmt: skip
 
 
@@ -170,6 +187,9 @@ def _without(question: Question, workload: Workload, found: Answer) -> list[dict
         default = not value if isinstance(value, bool) else getattr(plain, name)
         entry: dict[str, Any] = {"switch": name.replace("_", "-"), "with": value, "without": default}
         change: dict[str, Any] = {name: default}
+        if name == "prefill_replicas":  # the same engines, all doing both
+            change |= {"prefill_on": None, "prefill_tp": None, "transfer_gbs": None}
+            change["replicas"] = question.replicas + question.prefill_replicas
         try:
             other = answer(replace(question, **change), workload).result
         except InputError as error:
@@ -270,6 +290,8 @@ def picture(found: Answer) -> Picture:
 def _title(found: Answer) -> str:
     question = found.question
     copies = f", {question.replicas} replicas" if question.replicas > 1 else ""
+    if question.prefill_replicas:
+        copies += f", {question.prefill_replicas} for prompts"
     return f"{question.model} on {question.hardware}{copies}, predicted for {question.engine}"
 
 

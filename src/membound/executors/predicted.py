@@ -37,6 +37,14 @@ class StepSeconds(Protocol):
     ) -> tuple[float, int]: ...
 
 
+def chunks_of(step: Step) -> list[Chunk]:
+    """The chunks of a step as a cost asks for them."""
+    return [
+        (count, request.computed, 1 if request.computed + count == request.length else 0)
+        for request, count in step.chunks
+    ]
+
+
 class PredictedExecutor:
     """Carries steps out in predicted seconds.
 

@@ -65,6 +65,7 @@ class Request:
         "preemptions",
         "prompt_length",
         "published",
+        "received",
         "sampling",
         "shareable",
         "state",
@@ -98,6 +99,7 @@ class Request:
         self.hit_tokens = 0  # prompt tokens found in the cache when it was first admitted
         self.preemptions = 0
         self.shareable = bool(self.tokens or keys)  # whether any block of it may be named
+        self.received = 0  # tokens whose keys and values came from elsewhere: computed once it is admitted
         self.published = 0  # its leading blocks that were found in the cache or offered to it
         self.order = 0  # its place among all admissions: running requests stand in this order
         self.offset = 0  # while caught up: steps carried out minus tokens computed
@@ -144,8 +146,13 @@ class Request:
     def reset(self) -> None:
         """Preempted: what it knows stays, what is computed is lost."""
         self.settle()
-        self._computed = 0
+        self._computed = self.received = 0
         self.preemptions += 1
+
+    def move(self) -> None:
+        """It ended here and goes on elsewhere, where what is computed arrives with it."""
+        self.received, self._computed = self._computed, 0
+        self.state = State.NEW
 
     def key(self, index: int, block_tokens: int = BLOCK_TOKENS) -> Hashable | None:
         """The name of everything up to the end of block `index`, or None where it is private.

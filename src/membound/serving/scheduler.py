@@ -245,9 +245,11 @@ class Scheduler:
             request.blocks = blocks
             request.published = len(shared)
             hit = len(shared) * self.block_tokens
+            if request.received:
+                hit = max(hit, request.received)
             if hit:
                 request.advance(hit)
-            if not request.preemptions:
+            if not request.preemptions and not request.received:
                 request.hit_tokens = hit
                 self.hit_tokens += hit
                 self.prompt_tokens += request.prompt_length

@@ -1,19 +1,23 @@
 """Many engines in one virtual time: what happens next, wherever it happens, happens first.
 
-At one moment steps end before requests arrive, and requests arrive before steps begin; replicas in the order
+At one moment steps end before requests arrive, and requests arrive before steps begin; engines in the order
 of their numbers. A single engine is a cluster of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import count
 
 from membound.serving.request import Request
-from membound.simulation.replica import NEVER, Replica
+from membound.simulation.disaggregation import Handover
+from membound.simulation.replica import NEVER, Engine
 from membound.simulation.routing import Router
 from membound.workloads.arrivals import Arrival, Traffic
+
+Admit = Callable[[Arrival, float], Request | None]
+Ended = Callable[[Request], None]
 
 
 class Feed:
@@ -31,11 +35,12 @@ class Feed:
 
     def pop(self) -> Arrival:
         """The next arrival, due at `moment`."""
-        if self._brought and (self._next is None or self._brought[0][0] < self._next.time_s):
+        coming = self._next
+        if self._brought and (coming is None or self._brought[0][0] < coming.time_s):
             arrival = heappop(self._brought)[2]
         else:
-            assert self._next is not None
-            arrival = self._next
+            assert coming is not None
+            arrival = coming
             self._next = next(self._coming, None)
         self._look()
         return arrival
@@ -46,39 +51,40 @@ class Feed:
 
     def _look(self) -> None:
         moment = NEVER if self._next is None else self._next.time_s
-        if self._brought:
-            moment = min(moment, self._brought[0][0])
+        if self._brought and self._brought[0][0] < moment:
+            moment = self._brought[0][0]
         self.moment = moment + self._delay_s
 
 
 class Cluster:
-    """Replicas, and who gets which request."""
+    """Engines, and who gets which request; with a `handover`, the first of them compute prompts only."""
 
-    def __init__(self, replicas: list[Replica], router: Router) -> None:
-        self.replicas = replicas
+    def __init__(self, engines: Sequence[Engine], router: Router, handover: Handover | None = None) -> None:
+        self.engines = engines
         self.router = router
+        self.handover = handover
         self.now = 0.0
-        self._ends: list[tuple[float, int]] = []  # heap: when the step of a replica ends
+        self._ends: list[tuple[float, int]] = []  # heap: when the step of an engine ends
+        self._sent: list[tuple[float, int, Request]] = []  # heap: when what was handed over arrives
+        self._serial = count()
+        self._arrivals: dict[Request, Arrival] = {}  # of requests under way, where ends or handovers ask
 
-    def run(
-        self,
-        traffic: Traffic,
-        admit: Callable[[Arrival, float], Request | None],
-        ended: Callable[[Request], None],
-        delay_s: float = 0.0,
-    ) -> None:
+    def run(self, traffic: Traffic, admit: Admit, ended: Ended, delay_s: float = 0.0) -> None:
         """Serve it all. `admit` makes the request of an arrival, or refuses it; `ended` takes those that are
         done.
         """
         feed = Feed(traffic, delay_s)
-        replicas, ends, router = self.replicas, self._ends, self.router
+        engines, ends, sent = self.engines, self._ends, self._sent
         responds = traffic.responds
-        arrival_of: dict[Request, Arrival] = {}
-        cautious = responds and len(replicas) > 1  # an end at one may bring a request to another
+        remembers = responds or self.handover is not None
+        entries = engines if self.handover is None else engines[: self.handover.prefills]
+        cautious = remembers and len(engines) > 1  # an end at one may bring a request to another
         while True:
             moment = feed.moment
             if ends and ends[0][0] <= moment:
                 moment = ends[0][0]
+            if sent and sent[0][0] < moment:
+                moment = sent[0][0]
             if moment == NEVER:
                 return
             self.now = moment
@@ -86,28 +92,59 @@ class Cluster:
             while ends and ends[0][0] <= moment:
                 number = heappop(ends)[1]
                 ready.append(number)
-                for request in replicas[number].finish():
+                for request in engines[number].finish():
+                    if remembers and self._handed_over(request, number):
+                        continue
                     ended(request)
                     if responds:
-                        following = traffic.after(arrival_of.pop(request), moment)
+                        following = traffic.after(self._arrivals[request], moment)
                         if following is not None:
                             feed.bring(following)
+                    if remembers:
+                        del self._arrivals[request]
             while feed.moment <= moment:
                 arrival = feed.pop()
-                request_ = admit(arrival, moment)
-                if request_ is None:
+                new = admit(arrival, moment)
+                if new is None:
                     continue
-                number = router.choose(request_, replicas)
-                replicas[number].add(request_, arrival.output_tokens)
-                if responds:
-                    arrival_of[request_] = arrival
-                if not replicas[number].under_way and number not in ready:
+                number = self.router.choose(new, entries) if len(entries) > 1 else 0
+                engines[number].add(new, arrival.output_tokens if self.handover is None else 1)
+                if remembers:
+                    self._arrivals[new] = arrival
+                if number not in ready and engines[number].ends == NEVER:
                     ready.append(number)
+            if sent:
+                self._receive(moment, ready)
             until = feed.moment
             if cautious:
                 until = moment if len(ready) > 1 or not ends else min(until, ends[0][0])
-            for number in sorted(ready):
-                replica = replicas[number]
-                replica.start(moment, until)
-                if replica.ends != NEVER:
-                    heappush(ends, (replica.ends, number))
+                if sent:
+                    until = min(until, sent[0][0])
+            if len(ready) > 1:
+                ready.sort()
+            for number in ready:
+                engines[number].start(moment, until)
+                if engines[number].ends != NEVER:
+                    heappush(ends, (engines[number].ends, number))
+
+    def _handed_over(self, request: Request, number: int) -> bool:
+        """Whether a request that ended at an engine goes on at another."""
+        handover = self.handover
+        if handover is None or number >= handover.prefills:
+            return False
+        if self._arrivals[request].output_tokens == 1:
+            return False
+        request.move()
+        arrives = handover.arrives(request, number, self.now)
+        heappush(self._sent, (arrives, next(self._serial), request))
+        return True
+
+    def _receive(self, moment: float, ready: list[int]) -> None:
+        """What was handed over arrives."""
+        assert self.handover is not None
+        while self._sent and self._sent[0][0] <= moment:
+            request = heappop(self._sent)[2]
+            number = self.handover.choose(request, self.engines)
+            self.engines[number].add(request, self._arrivals[request].output_tokens)
+            if number not in ready and self.engines[number].ends == NEVER:
+                ready.append(number)

@@ -1,4 +1,4 @@
-"""Which replica gets a request."""
+"""Which engine gets a request."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Protocol
 
 from membound.errors import InputError
 from membound.serving.request import Request
-from membound.simulation.replica import Replica
+from membound.simulation.replica import Engine
 
 
 class Router(Protocol):
-    """Chooses the number of a replica, knowing what is visible at the moment."""
+    """Chooses the number of an engine, knowing what is visible at the moment."""
 
-    def choose(self, request: Request, replicas: Sequence[Replica]) -> int: ...
+    def choose(self, request: Request, engines: Sequence[Engine]) -> int: ...
 
 
 class RoundRobin:
@@ -22,23 +22,23 @@ class RoundRobin:
     def __init__(self) -> None:
         self._next = 0
 
-    def choose(self, request: Request, replicas: Sequence[Replica]) -> int:
-        number = self._next % len(replicas)
+    def choose(self, request: Request, engines: Sequence[Engine]) -> int:
+        number = self._next % len(engines)
         self._next = number + 1
         return number
 
 
 class LeastLoaded:
-    """The fewest requests that wait or run, for what the replica can do; of equals the first."""
+    """The fewest requests that wait or run, for what the engine can do; of equals the first."""
 
-    def choose(self, request: Request, replicas: Sequence[Replica]) -> int:
-        return min(range(len(replicas)), key=lambda n: (replicas[n].outstanding / replicas[n].speed, n))
+    def choose(self, request: Request, engines: Sequence[Engine]) -> int:
+        return min(range(len(engines)), key=lambda n: (engines[n].outstanding / engines[n].speed, n))
 
 
 class PrefixAware:
-    """The longest prefix in the cache, unless that replica has fallen behind; else the least loaded.
+    """The longest prefix in the cache, unless that engine has fallen behind; else the least loaded.
 
-    As SGLang's router: a replica counts as behind with `slack` more requests than the least loaded and
+    As SGLang's router: an engine counts as behind with `slack` more requests than the least loaded and
     `ratio` times as many.
     """
 
@@ -47,14 +47,14 @@ class PrefixAware:
         self._ratio = ratio
         self._least = LeastLoaded()
 
-    def choose(self, request: Request, replicas: Sequence[Replica]) -> int:
-        least = self._least.choose(request, replicas)
+    def choose(self, request: Request, engines: Sequence[Engine]) -> int:
+        least = self._least.choose(request, engines)
         if not request.shareable:
             return least
-        found = [replica.scheduler.cached_blocks(request) for replica in replicas]
-        best = max(range(len(replicas)), key=lambda n: (found[n], -replicas[n].outstanding, -n))
-        few = replicas[least].outstanding
-        behind = replicas[best].outstanding > max(few + self._slack, few * self._ratio)
+        found = [engine.cached_blocks(request) for engine in engines]
+        best = max(range(len(engines)), key=lambda n: (found[n], -engines[n].outstanding, -n))
+        few = engines[least].outstanding
+        behind = engines[best].outstanding > max(few + self._slack, few * self._ratio)
         return least if behind or not found[best] else best
 
 

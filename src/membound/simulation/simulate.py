@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from membound.costs.deployment import Deployment
 from membound.costs.folded import FoldedCost
@@ -12,13 +14,32 @@ from membound.executors.predicted import PredictedExecutor
 from membound.serving.request import BLOCK_TOKENS, Request
 from membound.serving.scheduler import Scheduler
 from membound.simulation.cluster import Cluster
+from membound.simulation.disaggregation import Handover, sent_bytes_per_token, transfer_link
 from membound.simulation.engines import EngineSettings, engine_settings
-from membound.simulation.replica import Replica
+from membound.simulation.replica import Engine, Lockstep, Replica
 from membound.simulation.result import Log, SimulationResult, Slo
 from membound.simulation.routing import router
 from membound.workloads.arrivals import Arrival, Workload
 
+SPEED_BATCH, SPEED_CONTEXT = 32, 1024  # the step by which engines are told apart for routing
 LEAST_CONTEXT = 256  # tokens of cache that a running request is thought to need when sequences are counted
+
+
+@dataclass(frozen=True)
+class Group:
+    """Equal replicas of a deployment, each an engine with these settings."""
+
+    deployment: Deployment
+    settings: EngineSettings
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise InputError(f"there must be at least 1 replica, not {self.replicas}")
+
+    @property
+    def accelerators(self) -> int:
+        return self.replicas * self.deployment.layout.ranks
 
 
 def simulate(
@@ -31,51 +52,66 @@ def simulate(
     routing: str = "round-robin",
     kv_tokens: int | None = None,
     block_tokens: int | None = None,
+    beside: Sequence[Group] = (),
+    prefill: Group | None = None,
+    transfer_bytes_per_s: float | None = None,
 ) -> SimulationResult:
     """The workload as the deployment would serve it.
 
     `settings` default to the engine's own on that part; `kv_tokens` is the cache of a replica, else what
-    fits; blocks are of 16 tokens, or of as many as a prefix key of the workload stands for. DoesNotFitError
-    where nothing does.
+    fits; blocks are of 16 tokens, or of as many as a prefix key of the workload stands for. `beside` are
+    further replicas that requests are routed to. With `prefill` prompts are computed there, and sent on over
+    a link of `transfer_bytes_per_s` for each rank (default: the parts' network). DoesNotFitError where a
+    model does not fit.
     """
     began = time.perf_counter()
-    part = deployment.cluster.accelerator
-    settings = settings or engine_settings(deployment.engine, part)
+    settings = settings or engine_settings(deployment.engine, deployment.cluster.accelerator)
     block = block_tokens or max(BLOCK_TOKENS, workload.key_tokens)
     if workload.key_tokens != block:
         raise InputError(
             f"the workload names its prefixes by {workload.key_tokens} tokens: blocks cannot be of {block}"
         )
-    if replicas < 1:
-        raise InputError(f"--replicas must be at least 1, it is {replicas}")
-    copies = replicas * deployment.layout.data
-    engines = [build_replica(deployment, settings, kv_tokens, block) for _ in range(copies)]
-    run = Run(engines, block)
-    cluster = Cluster(engines, router(routing))
+    groups = [Group(deployment, settings, replicas), *beside]
+    engines = [engine for group in groups for engine in build_engines(group, kv_tokens, block)]
+    handover = None
+    if prefill is not None:
+        first = build_engines(prefill, kv_tokens, block)
+        engines = [*first, *engines]
+        handover = Handover(
+            len(first),
+            transfer_link(prefill.deployment, deployment, transfer_bytes_per_s),
+            sent_bytes_per_token(prefill.deployment, deployment),
+            router(routing),
+        )
+        groups.append(prefill)
+    each = [replica for engine in engines for replica in engine.replicas]
+    run = Run(min(replica.scheduler.pool.blocks for replica in each) * block)
+    cluster = Cluster(engines, router(routing), handover)
     cluster.run(workload.begin(), run.admit, run.log.add, settings.server_s)
     return SimulationResult(
         requests=run.sent,
         rejected=run.rejected,
         log=run.log,
-        watches=[engine.watch for engine in engines],
+        watches=[replica.watch for replica in each],
         slo=slo or Slo(),
-        accelerators=replicas * deployment.layout.ranks,
-        preemptions=sum(engine.scheduler.preemptions for engine in engines),
-        prompt_tokens=sum(engine.scheduler.prompt_tokens for engine in engines),
-        hit_tokens=sum(engine.scheduler.hit_tokens for engine in engines),
+        accelerators=sum(group.accelerators for group in groups),
+        preemptions=sum(replica.scheduler.preemptions for replica in each),
+        prompt_tokens=sum(replica.scheduler.prompt_tokens for replica in each),
+        hit_tokens=sum(replica.scheduler.hit_tokens for replica in each),
         began_s=run.first,
         simulated_s=cluster.now - run.first,
         wall_s=time.perf_counter() - began,
-        max_running=engines[0].scheduler.max_running,
-        kv_tokens=engines[0].scheduler.pool.blocks * block,
+        max_running=each[-1].scheduler.max_running,
+        kv_tokens=each[-1].scheduler.pool.blocks * block,
     )
 
 
 class Run:
     """Makes requests of arrivals, refuses those that never fit, and keeps the books."""
 
-    def __init__(self, engines: list[Replica], block_tokens: int) -> None:
-        self.room = min(engine.scheduler.pool.blocks for engine in engines) * block_tokens
+    def __init__(self, room: int) -> None:
+        """`room` is the tokens of the smallest cache that a request may come to."""
+        self.room = room
         self.log = Log()
         self.sent = 0
         self.rejected = 0
@@ -99,22 +135,35 @@ class Run:
         )
 
 
-def build_replica(
-    deployment: Deployment, settings: EngineSettings, kv_tokens: int | None, block_tokens: int
-) -> Replica:
-    """An engine of its own: a scheduler with the cache that fits, and seconds from the deployment's cost."""
+def build_engines(group: Group, kv_tokens: int | None, block_tokens: int) -> list[Engine]:
+    """Engines with the cache that fits, and seconds from the deployment's cost.
+
+    Data-parallel copies are engines of their own, but where they share experts: then they are ranks in
+    lockstep.
+    """
+    deployment, settings = group.deployment, group.settings
     blocks, running = cache_size(deployment, settings, kv_tokens, block_tokens)
     cost = FoldedCost(deployment.cost)
-    scheduler = Scheduler(
-        blocks,
-        max_step_tokens=settings.max_step_tokens,
-        max_running=running,
-        windows=[window for window in cost.windows if window is not None],
-        prefix_reuse=settings.prefix_reuse,
-        block_tokens=block_tokens,
-        prompts_first=not settings.mixed,
-    )
-    return Replica(scheduler, PredictedExecutor(cost))
+    speed = 1 / cost.seconds(SPEED_BATCH, dict.fromkeys([None, *cost.windows], SPEED_BATCH * SPEED_CONTEXT))
+
+    def scheduler() -> Scheduler:
+        return Scheduler(
+            blocks,
+            max_step_tokens=settings.max_step_tokens,
+            max_running=running,
+            windows=[window for window in cost.windows if window is not None],
+            prefix_reuse=settings.prefix_reuse,
+            block_tokens=block_tokens,
+            prompts_first=not settings.mixed,
+        )
+
+    copies = deployment.layout.data
+    if deployment.layout.shares_experts:
+        return [
+            Lockstep([scheduler() for _ in range(copies)], cost, speed * copies)
+            for _ in range(group.replicas)
+        ]
+    return [Replica(scheduler(), PredictedExecutor(cost), speed) for _ in range(group.replicas * copies)]
 
 
 def cache_size(

@@ -101,10 +101,11 @@ class Watch:
                 step.context, chunks,
             )
         )  # fmt: skip
-        self._next_moment += self.spacing_s * (int((until - self._next_moment) / self.spacing_s) + 1)
         if len(self.moments) > MOMENTS:
-            del self.moments[1::2]
             self.spacing_s *= 2
+            kept = {int(moment.time_s / self.spacing_s): moment for moment in reversed(self.moments)}
+            self.moments = [kept[place] for place in sorted(kept)]
+        self._next_moment = self.spacing_s * (int(until / self.spacing_s) + 1)
 
 
 def gap_percentiles(gaps: Counter[int], shares: tuple[float, ...]) -> list[float]:
