@@ -537,6 +537,7 @@ def bench(
         typer.Option("--text-seed", help="Same seed, same texts; default: texts no server has cached."),
     ] = None,
     seed: Seed = 0,
+    html: Html = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each request here.")] = None,
     json: Json = False,
 ) -> None:
@@ -573,6 +574,7 @@ def bench(
             keep=keep,
             text_seed=text_seed,
         ),
+        html=html,
         csv_path=csv,
         json=json,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,19 @@ def test_rows_of_requests_as_csv(terminal: Terminal, url: str, tmp_path: Path) -
     rows = list(csv.DictReader(path.open()))
     assert len(rows) == 20
     assert all(float(row["ttft_s"]) > 0.0199 and row["prompt_tokens"] == "16" for row in rows)
+
+
+def test_a_page_that_needs_no_network(terminal: Terminal, url: str, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    predicted = ("--model", "Llama-3.1-8B", "--on", "h100-sxm")
+    options = ("--requests", "8", "--prompt", "16", "--output", "3", "--slo", "ttft=1", "--html", str(page))
+    assert terminal("bench", url, "--rate", "50,100", *options, *predicted)[0] == 0
+    text = page.read_text()
+    assert "src=" not in text.split("<body>")[0]
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", text)
+    for words in ("TTFT against the load", "Measured against predicted", "100 req/s in time", "Goodput"):
+        assert words in text
+    assert "--html" in terminal.refuses("bench", url, *QUICK, "--html", "/no/such/folder/x.html")
 
 
 def test_compare_says_what_exceeds_the_noise(terminal: Terminal, url: str) -> None:

@@ -55,7 +55,7 @@ class Question:
     text_seed: str | None = None
 
 
-def bench_command(question: Question, *, csv_path: Path | None, json: bool) -> None:
+def bench_command(question: Question, *, html: Path | None, csv_path: Path | None, json: bool) -> None:
     gates = [parse_gate(text) for text in question.fail_if]
     _check(question)
     with status("asking the endpoint", quiet=json) as say:
@@ -64,6 +64,14 @@ def bench_command(question: Question, *, csv_path: Path | None, json: bool) -> N
     best = _best(points)
     if csv_path is not None:
         write_csv(points, csv_path)
+    if html is not None:
+        from membound.commands.bench_picture import bench_picture
+        from membound.reports.bench import write_html
+
+        try:
+            write_html(bench_picture(question.url, question.slo, bench.prepared, points), html)
+        except OSError as error:
+            raise InputError(f"--html {html}: cannot be written ({error.strerror})") from None
     answer = as_json(question, bench.prepared, points, best)
     if json:
         print_json(answer)

@@ -52,7 +52,7 @@ def question_target(
     if model is None or on is None:
         raise InputError("a prediction needs both --model and --on")
     target = Target(model, on, tp, engine, weights, kv)
-    target.deployment()
+    target.check()
     return target
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from membound.commands.predict import Prediction, predicted_json
+from membound.commands.predict import Prediction
 from membound.errors import InputError
 from membound.measuring.noise import intervals
 from membound.measuring.summary import Measured
@@ -50,7 +50,7 @@ def point_json(point: Point) -> dict[str, Any]:
         "interval": intervals(point.measured),
     }
     if point.prediction is not None:
-        found["predicted"] = predicted_json(point.prediction)
+        found["predicted"] = point.prediction.as_json()
     return found
 
 
