@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from membound import LLM
-from membound.costs.roof import Roof
+from membound.measuring.ruler import Ruler
 from membound.measuring.step_work import StepWork
 from membound.server.app import create_app
 from membound.server.guidance import Guide
@@ -20,12 +20,13 @@ from membound.server.settings import Settings
 
 def served_model(llm: LLM, name: str, settings: Settings | None = None, *, guided: bool = False) -> Served:
     """`llm` as `membound serve` would have it."""
+    ruler = Ruler(llm.weights, llm.executor.kv_bytes)
     return Served.of(
         name,
         llm.engine,
         llm.tokenizer,
         StepWork(llm.weights.graph, llm.weights.types, llm.executor.kv_bytes),
-        Roof(40e9, 1e12),
+        ruler.roof(seconds=0.05),
         settings or Settings(),
         Guide(llm.tokenizer, llm.weights.architecture.vocab) if guided else None,
     )
@@ -36,7 +37,7 @@ def listening(served: Served) -> Iterator[str]:
     """The address of a server in a thread of its own; afterwards nothing of it is left."""
     listener = listen("127.0.0.1", 0)
     app = create_app(served)
-    config = uvicorn.Config(app, log_config=None, access_log=False)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
     thread.start()

@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from membound.errors import InputError
-from membound.server import about, chat, completions
+from membound.server import about, chat, completions, feed
 from membound.server.errors import ANSWERS, ApiError, api_error, of_validation
 from membound.server.guard import Guard
 from membound.server.log import RequestLog
@@ -43,7 +43,8 @@ def create_app(served: Served) -> FastAPI:
     )
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     app.state.served = served
-    for part in (completions, chat, about):
+    app.state.feed = feed.Feed(served)
+    for part in (completions, chat, about, feed):
         app.include_router(part.router)
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(RequestValidationError, _validation)

@@ -57,6 +57,8 @@ async def following(served: Served, told: Told, jobs: Sequence[Job]) -> AsyncIte
     entries = told.entries
     try:
         async with asyncio.timeout(served.settings.deadline_s), served.engine.open(jobs) as stream:
+            for place, entry in enumerate(entries):
+                entry.requests, entry.place = stream.requests, place
             yield Following(served, stream, jobs, entries)
     except TimeoutError:
         message = f"the request took longer than this server's {served.settings.deadline_s:g} s"

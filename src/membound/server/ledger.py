@@ -28,7 +28,13 @@ class Entry:
     ended: float | None = None
     preemptions: int = 0
     reason: FinishReason | None = None
-    request: Request | None = None  # while it runs
+    requests: Sequence[Request] = ()  # of its stream, as far as the engine took them
+    place: int = 0  # its own among them
+
+    @property
+    def request(self) -> Request | None:
+        """The engine's, once it took it and until it ended."""
+        return self.requests[self.place] if self.place < len(self.requests) else None
 
     @property
     def queue_s(self) -> float | None:
@@ -82,7 +88,7 @@ class Ledger:
 
     def take(self, entry: Entry, event: Event) -> None:
         """News of it."""
-        entry.request = request = event.request
+        request = event.request
         count = len(event.token_ids)
         if count:
             if entry.first is None:
@@ -106,7 +112,7 @@ class Ledger:
     def _end(self, entry: Entry, reason: FinishReason, now: float) -> None:
         entry.ended, entry.reason = now, reason
         if entry.request is not None:
-            entry.preemptions, entry.request = entry.request.preemptions, None
+            entry.preemptions, entry.requests = entry.request.preemptions, ()
         del self.here[entry]
         self.lately.append(entry)
         if self.watcher is not None:

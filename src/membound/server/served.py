@@ -56,6 +56,7 @@ class Served:
     monitor: Monitor
     metrics: Metrics
     guide: Guide | None = None  # None: structured output is off
+    about: str = "native kernels on this machine"  # what carries the steps out
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
 
@@ -69,6 +70,7 @@ class Served:
         roof: Roof,
         settings: Settings,
         guide: Guide | None = None,
+        about: str = "native kernels on this machine",
     ) -> "Served":
         """Put together and started: the engine's thread waits for requests."""
         metrics = Metrics(settings.metrics_prefix, name)
@@ -77,7 +79,9 @@ class Served:
         metrics.watch(engine.scheduler, monitor)
         vocabulary = engine.vocabulary
         assert vocabulary is not None
-        return cls(name, AsyncEngine(engine), text, vocabulary, settings, ledger, monitor, metrics, guide)
+        return cls(
+            name, AsyncEngine(engine), text, vocabulary, settings, ledger, monitor, metrics, guide, about
+        )
 
     def look(self) -> None:
         """Take in the latest steps."""

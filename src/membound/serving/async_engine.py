@@ -39,7 +39,7 @@ class Stream:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._running = len(jobs)  # requests whose last event has not been taken
-        self._requests: list[Request] = []  # known once the engine took them; the engine's thread writes it
+        self.requests: list[Request] = []  # as far as the engine took them; its thread appends
 
     async def __aenter__(self) -> "Stream":
         self._engine._post(lambda: self._engine._add(self))
@@ -138,14 +138,14 @@ class AsyncEngine:
         try:
             for index, job in enumerate(stream._jobs):
                 request = self.engine.add(job.prompt, job.sampling, job.constraint)
-                stream._requests.append(request)
+                stream.requests.append(request)
                 self._streams[request] = stream, index
         except Exception as error:
             self._drop(stream)
             _deliver([(stream, [], error)])
 
     def _drop(self, stream: Stream) -> None:
-        for request in stream._requests:
+        for request in stream.requests:
             if self._streams.pop(request, None) is not None:
                 self.engine.abort(request)
 
