@@ -30,7 +30,7 @@ size_t packed_bytes(Type type, int64_t rows, int64_t cols) {
 }
 
 size_t activation_bytes(Activations kind, int64_t m, int64_t cols) {
-    return m <= 0 ? 0 : static_cast<size_t>(padded_rows(prepared_rows(kind, m)) * records(cols) * record_row_bytes(kind));
+    return m <= 0 ? 0 : static_cast<size_t>(padded_rows(m) * records(cols) * record_row_bytes(kind));
 }
 
 }  // namespace membound

@@ -1,9 +1,9 @@
 // Matrix products with the weights of a GGUF file: how they are packed, and the kernels per instruction set.
 //
 // Weights are packed once into tiles of 16 rows; activations are quantized once per step and shared by all matrices of
-// one kind: to int8 with a scale per 32 columns, and what that leaves to int8 again. Every output element is the same
-// sequence of float operations whatever the number of rows, threads or tiles: integer dot products per 32 columns (16 in Q6_K) are exact, and are added by fused multiply-adds in column
-// order. So batching never changes a token.
+// one kind: to integers with a scale per 32 columns (format.h). Every output element is the same sequence of float
+// operations whatever the number of rows, threads or tiles: integer dot products per 32 columns (16 in Q6_K) are exact,
+// and are added by fused multiply-adds in column order. So batching never changes a token.
 #pragma once
 
 #include <cstddef>

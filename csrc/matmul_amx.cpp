@@ -9,14 +9,13 @@ namespace {
 
 #include "panel.inc"
 #include "amx.inc"
-#include "planes.inc"
 
 // From so many rows on, AMX is faster than vectors.
 constexpr int64_t kLeastRows = 16;
 
 void multiply_amx(const Matrix& matrix, int64_t tile_begin, int64_t tile_end, const uint8_t* activations, int64_t m,
                   float* out, int64_t ldo) {
-    if (kPlanes * m < kLeastRows || is_float(matrix.type)) {
+    if (m < kLeastRows || is_float(matrix.type)) {
         matmul_avx512().multiply(matrix, tile_begin, tile_end, activations, m, out, ldo);
         return;
     }
@@ -24,7 +23,7 @@ void multiply_amx(const Matrix& matrix, int64_t tile_begin, int64_t tile_end, co
     // has no tiles to keep for those that have gone.
     const TileConfiguration configuration(matrix.type == Type::Q6_K ? 16 : 32);
     _tile_loadconfig(&configuration);
-    multiply_planes(multiply_by_panels<AmxUnit>, matrix, tile_begin, tile_end, activations, m, out, ldo);
+    multiply_by_panels<AmxUnit>(matrix, tile_begin, tile_end, activations, m, out, ldo);
     _tile_release();
 }
 

@@ -24,7 +24,7 @@ BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 100)
 HEIGHTS = (1, 15, 16, 17, 48, 100)
 
 # Relative L2 errors of a product, against float64.
-ACTIVATION_ERROR = 1e-4  # int8 of what int8 with a scale per 32 leaves: 2e-5 of a block's greatest at worst
+ACTIVATION_ERROR = 8e-3  # half a step of 127 to the greatest but for one quad: about 0.5 % of normal activations
 SUMMATION_ERROR = 2e-6  # one chain of float32 additions over at most 768 columns
 
 # Of one element, as a share of the sum of its terms' magnitudes: the emulation rounds products once more.
@@ -65,8 +65,11 @@ def dequantized(kind: Type, data: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def activations(m: int, cols: int, seed: int = 0) -> NDArray[np.float32]:
+    """Normal numbers; rows of odd number have single large ones among them, as those of real models have."""
     random = np.random.default_rng(seed)
-    return (random.standard_normal((m, cols)) * random.uniform(0.1, 10, (m, 1))).astype(np.float32)
+    x = random.standard_normal((m, cols)) * random.uniform(0.1, 10, (m, 1))
+    x[1::2, seed % 7 :: 41] *= 70
+    return x.astype(np.float32)
 
 
 def pack(kind: Type, data: NDArray[np.uint8], cols: int, isa: str) -> _core.PackedMatrix:
@@ -117,27 +120,18 @@ def emulated(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The numeric scheme in NumPy: products (m, rows), and the sums of their terms' magnitudes.
 
-    An activation is what int8 says of it plus what int8 says of the rest.
+    Of each 32 activations the quad with the greatest magnitude has 14 bits and a sign, the others 7.
     """
-    first, size, rest = emulated_plane(kind, data, x)
-    second, more, _ = emulated_plane(kind, data, rest)
-    return first + second, size + more
-
-
-def emulated_plane(
-    kind: Type, data: NDArray[np.uint8], x: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float32]]:
-    """The products of the int8 of `x`, the magnitudes of their terms, and what the int8 leave of `x`."""
     m, cols = x.shape
     quants, scales, mins = split_weights(kind, data, cols)
     step = cols // scales.shape[1]
     blocks = x.reshape(m, -1, 32)
-    greatest = np.abs(blocks).max(axis=2, keepdims=True)
-    dx = greatest / np.float32(127)
-    inverse = np.divide(np.float32(127), greatest, out=np.zeros_like(greatest), where=greatest > 0)
+    quads = np.sort(np.abs(blocks).reshape(m, -1, 8, 4).max(axis=3), axis=2)
+    most = np.maximum(quads[..., -2:-1], quads[..., -1:] / np.float32(128))
+    dx = most / np.float32(127)
+    inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
     ints = np.rint(blocks * inverse).astype(np.float64)
     sums = (dx[..., 0] * ints.sum(axis=2).astype(np.float32)).astype(np.float32)
-    rest = (blocks - dx * ints.astype(np.float32)).reshape(m, cols)
     ints = ints.reshape(m, cols)
     total = np.zeros((m, len(data)), np.float32)
     size = np.zeros((m, len(data)))
@@ -150,7 +144,7 @@ def emulated_plane(
             part = mins[:, k // 32][None] * sums[:, k // 32, None].astype(np.float64)
             total = (total + part).astype(np.float32)
             size += np.abs(part)
-    return total, size, rest
+    return total, size
 
 
 @pytest.mark.parametrize("isa", _core.isas())
