@@ -3,34 +3,15 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 #include "kernels.h"
 
 namespace membound {
-namespace {
-
-// Linux gives a process the registers of AMX when it asks for them.
-bool allows_tiles() {
-#if defined(__x86_64__) && defined(__linux__)
-    constexpr long request_permission = 0x1023, tile_data = 18;
-    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-#else
-    return false;
-#endif
-}
-
-}  // namespace
 
 const char* name(Isa isa) {
     switch (isa) {
         case Isa::portable: return "portable";
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
-        case Isa::amx: return "amx";
     }
     return "";
 }
@@ -45,10 +26,8 @@ std::vector<Isa> supported_isas() {
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
                         __builtin_cpu_supports("avx512vbmi");
-    const bool amx = avx512 && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8");
     if (avx2) found.push_back(Isa::avx2);
     if (avx512) found.push_back(Isa::avx512);
-    if (amx && allows_tiles()) found.push_back(Isa::amx);
 #endif
     return found;
 }
@@ -68,7 +47,7 @@ Isa choose_isa(const std::string& wanted) {
 
 const VectorKernels& vector_kernels(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::avx512 || isa == Isa::amx) return vector_avx512();
+    if (isa == Isa::avx512) return vector_avx512();
     if (isa == Isa::avx2) return vector_avx2();
 #endif
     (void)isa;
@@ -77,7 +56,6 @@ const VectorKernels& vector_kernels(Isa isa) {
 
 const MatmulKernels& matmul_kernels(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::amx) return matmul_amx();
     if (isa == Isa::avx512) return matmul_avx512();
     if (isa == Isa::avx2) return matmul_avx2();
 #endif

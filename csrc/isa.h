@@ -8,7 +8,7 @@
 
 namespace membound {
 
-enum class Isa { portable, avx2, avx512, amx };
+enum class Isa { portable, avx2, avx512 };
 
 const char* name(Isa isa);
 
