@@ -24,7 +24,7 @@ BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 100)
 HEIGHTS = (1, 15, 16, 17, 48, 100)
 
 # Relative L2 errors of a product, against float64.
-ACTIVATION_ERROR = 8e-3  # half a step of 127 to the greatest but for one quad: about 0.5 % of normal activations
+ACTIVATION_ERROR = 8e-3  # half a step of 127 to the greatest but for one quad: some 0.5 % of normal numbers
 SUMMATION_ERROR = 2e-6  # one chain of float32 additions over at most 768 columns
 
 # Of one element, as a share of the sum of its terms' magnitudes: the emulation rounds products once more.
