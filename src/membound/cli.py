@@ -374,6 +374,15 @@ def simulate(
         float | None,
         typer.Option("--transfer-gbs", help="GB/s of each rank for their KV cache; default: the network's."),
     ] = None,
+    speculate: Annotated[
+        int, typer.Option("--speculate", min=0, help="Tokens guessed ahead, verified as rows of a step.")
+    ] = 0,
+    acceptance: Annotated[
+        str, typer.Option("--acceptance", help="Chance that a guess is right; by position, with commas.")
+    ] = "0.7",
+    draft: Annotated[
+        str, typer.Option("--draft", help="Who guesses: ngram (free), mtp (a prediction head), or a model.")
+    ] = "ngram",
     explain: Annotated[
         bool, typer.Option("--explain", help="Simulate again without each switch: what it changed.")
     ] = False,
@@ -399,7 +408,8 @@ def simulate(
     question = SimulateQuestion(
         model, on, tp, pp, ep, dp, weights, kv, activations, engine, skew, ideal, max_num_seqs,
         max_batched_tokens, memory_fraction, kv_tokens, prefix_caching, replicas, routing,
-        prefill_replicas, prefill_on, prefill_tp, transfer_gbs, parse_slo(slo) if slo else Slo(),
+        prefill_replicas, prefill_on, prefill_tp, transfer_gbs, speculate, acceptance, draft,
+        parse_slo(slo) if slo else Slo(),
     )  # fmt: skip
     simulate_command(question, offered, rate, explain=explain, png=png, html=html, csv=csv, json=json)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from membound.commands.output import print_json, print_table, status
-from membound.costs.deployment import deployment
+from membound.costs.deployment import Deployment, deployment
 from membound.errors import InputError
 from membound.simulation.bars import Bars, bars
 from membound.simulation.engines import EngineSettings, engine_settings
 from membound.simulation.limits import bound, time_shares, told
 from membound.simulation.result import SimulationResult
 from membound.simulation.simulate import DoesNotFitError, Group, simulate
+from membound.simulation.speculation import Speculation, prediction_head
 from membound.simulation.timeline import timeline
 from membound.workloads import traces
 from membound.workloads.arrivals import Workload
@@ -54,6 +55,9 @@ class Question:
     prefill_on: str | None = None
     prefill_tp: int | None = None
     transfer_gbs: float | None = None
+    speculate: int = 0
+    acceptance: str = "0.7"
+    draft: str = "ngram"
     slo: Slo = field(default_factory=Slo)
 
 
@@ -90,10 +94,29 @@ def answer(question: Question, workload: Workload) -> Answer:
         beside=beside,
         prefill=prefill,
         transfer_bytes_per_s=None if question.transfer_gbs is None else question.transfer_gbs * 1e9,
+        speculation=_speculation(question, first.deployment),
     )
     deployments = [group.deployment for group in (first, *beside, *((prefill,) if prefill else ()))]
     shares = time_shares(first.deployment.cost, result.watches) if len(deployments) == 1 else {}
     return Answer(question, first.settings, result, shares, bars(result, first.deployment))
+
+
+def _speculation(question: Question, target: Deployment) -> Speculation | None:
+    """The drafts of the options: of a draft model, of a prediction head, or looked up (n-gram)."""
+    if not question.speculate:
+        return None
+    try:
+        chances = tuple(float(part) for part in question.acceptance.split(","))
+    except ValueError:
+        chances = ()
+    drafter = None
+    if question.draft == "mtp":
+        drafter = prediction_head(target)
+    elif question.draft != "ngram":
+        drafter = deployment(
+            question.draft, target.cluster.name, tp=target.layout.tensor, engine="none", ideal=question.ideal
+        )
+    return Speculation(question.speculate, chances, drafter)
 
 
 def _group(question: Question, hardware: str, tp: int | None, replicas: int) -> Group:
@@ -172,6 +195,7 @@ def simulate_command(
 SWITCHES = (
     "weights", "kv", "activations", "engine", "skew", "max_num_seqs", "max_batched_tokens",
     "memory_fraction", "kv_tokens", "prefix_caching", "replicas", "routing", "ep", "prefill_replicas",
+    "speculate",
 )  # fmt: skip
 
 

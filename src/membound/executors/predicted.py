@@ -40,7 +40,7 @@ class StepSeconds(Protocol):
 def chunks_of(step: Step) -> list[Chunk]:
     """The chunks of a step as a cost asks for them."""
     return [
-        (count, request.computed, 1 if request.computed + count == request.length else 0)
+        (count, request.computed, max(0, request.computed + count - request.length + 1))
         for request, count in step.chunks
     ]
 
@@ -49,12 +49,19 @@ class PredictedExecutor:
     """Carries steps out in predicted seconds.
 
     `token` gives the id of the n-th token of a request where ids are wanted (a server without a model); in
-    simulation there are none, and nothing is done for a request that merely decodes.
+    simulation there are none, and nothing is done for a request that merely decodes. `accepted` says how
+    many of so many drafts prove right.
     """
 
-    def __init__(self, cost: StepSeconds, token: Callable[[Request, int], int] | None = None) -> None:
+    def __init__(
+        self,
+        cost: StepSeconds,
+        token: Callable[[Request, int], int] | None = None,
+        accepted: Callable[[int], int] | None = None,
+    ) -> None:
         self.cost = cost
         self._token = token
+        self._accepted = accepted
         self._steps = 0  # that decoded
         self._outputs: dict[Request, int] = {}  # tokens that each will sample
         self._end_of: dict[Request, int] = {}  # of caught-up ones: the step count at which they end
@@ -75,7 +82,7 @@ class PredictedExecutor:
         for request in step.preempted:
             self._end_of.pop(request, None)
         if step.chunks:
-            return self._with_chunks(step, now)
+            return self._verified(step, now) if self._accepted else self._with_chunks(step, now)
         most = step.repeat
         if self._next and self._next[0] - self._steps < most:
             most = self._next[0] - self._steps
@@ -109,6 +116,25 @@ class PredictedExecutor:
         if self._next and self._next[0] == begun:
             ended += self._ended()
         return Outcome(now, 1, self._sampled(step, 1) if self._token else NOTHING, ended)
+
+    def _verified(self, step: Step, now: float) -> Outcome:
+        """A step of a scheduler with drafts: everything is a chunk."""
+        assert self._accepted is not None
+        chunks = chunks_of(step)
+        counts: dict[Request, int] = {}
+        ended = []
+        for (request, _), (_, _, samples) in zip(step.chunks, chunks, strict=True):
+            if not samples:
+                continue
+            left = self._outputs[request] - request.output_length
+            count = min(1 + self._accepted(samples - 1), left)
+            if samples > 1:
+                counts[request] = count
+            if count == left:
+                ended.append(request)
+                del self._outputs[request]
+        now += self.cost.seconds(0, step.context, chunks)
+        return Outcome(now, ended=ended, counts=counts)
 
     def _ended(self) -> list[Request]:
         """Those that end at the present count, if they were not preempted since."""

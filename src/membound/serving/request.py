@@ -133,6 +133,10 @@ class Request:
         self._computed += tokens
         return self._computed == self._length
 
+    def sampled(self, tokens: int) -> None:
+        """Known since: so many further tokens."""
+        self._length += tokens
+
     def catch_up(self, count: StepCount) -> None:
         """All known tokens are computed and one was sampled: from now on every step adds one of each."""
         self.offset = count.steps - self._computed

@@ -36,23 +36,27 @@ class Scheduler:
         prefix_reuse: bool = True,
         block_tokens: int = BLOCK_TOKENS,
         prompts_first: bool = False,
+        drafts: int = 0,
     ) -> None:
         """`blocks` of KV cache; `windows`: the attention windows whose context sums the executor needs.
 
         With `prompts_first`, as SGLang does unasked, a step computes either chunks or decodes: whoever is
-        caught up waits while others can catch up.
+        caught up waits while others can catch up. With `drafts` a request that samples computes so many
+        guessed tokens beyond its newest, and keeps those that prove right: every request is visited in every
+        step then.
         """
         if blocks < 1:
             raise InputError(f"the KV cache has {blocks} blocks; it needs at least one: give it more memory")
-        if not 1 <= max_running <= max_step_tokens:
+        if not 1 <= max_running * (1 + drafts) <= max_step_tokens:
             raise InputError(
-                f"{max_running} requests may run but a step has room for {max_step_tokens} tokens: allow at"
-                " least one request, and as many tokens per step as requests"
+                f"{max_running} requests may run with {drafts} drafts each, but a step has room for"
+                f" {max_step_tokens} tokens: allow at least one request, and as many tokens as they compute"
             )
         self.max_step_tokens = max_step_tokens
         self.max_running = max_running
         self.prefix_reuse = prefix_reuse
         self.prompts_first = prompts_first
+        self.drafts = drafts
         self.block_tokens = block_tokens
         self.pool = BlockPool(blocks)
         self.waiting: deque[Request] = deque()  # preempted requests first, then by arrival
@@ -79,7 +83,8 @@ class Scheduler:
         """Queue a new request; one that could never fit in the cache is refused."""
         if request.prompt_length < 1:
             raise InputError("the prompt is empty: give at least one token")
-        most = request.prompt_length + request.max_tokens - 1  # the last sampled token is never computed
+        # The last sampled token is never computed, but drafts beyond it may be.
+        most = request.prompt_length + request.max_tokens - 1 + self.drafts
         if most > self.pool.blocks * self.block_tokens:
             raise InputError(
                 f"{request.prompt_length} prompt tokens and up to {request.max_tokens} new ones never fit in"
@@ -104,6 +109,8 @@ class Scheduler:
         assert self._step is None, "commit the last step first"
         if self._aborted:
             self._drop_aborted()
+        if self.drafts:
+            return self._verify()
         if self.prompts_first and self._stall():
             return self._step
         bucket = self._buckets[self._count.steps % self.block_tokens]
@@ -123,6 +130,39 @@ class Scheduler:
         repeat = 1 if chunks or preempted else self._repeatable(budget)
         self._step = Step(chunks, self.running, self._decodes, context, growth, preempted, repeat)
         return self._step
+
+    def _verify(self) -> Step | None:
+        """Make a step in which whoever samples has drafts verified: all that run are chunks."""
+        preempted: list[Request] = []
+        chunks: list[tuple[Request, int]] = []
+        budget = self.max_step_tokens
+        for request in list(self.running):
+            if request.state is not State.RUNNING:
+                break  # it gave way, and so did all after it
+            known = request.length - request.computed
+            drafts = self.drafts if known == 1 and request.output_length else 0
+            count = min(known + drafts, budget)
+            if self._make_room_for(request, count, preempted):
+                chunks.append((request, count))
+                budget -= count
+        if self.waiting and not preempted:
+            self._admit(chunks, budget)
+        if not self.running:
+            return None
+        nothing = dict.fromkeys([None, *(context.window for context in self._windowed)], 0)
+        self._step = Step(chunks, self.running, 0, nothing, dict(nothing), preempted)
+        return self._step
+
+    def _make_room_for(self, request: Request, count: int, preempted: list[Request]) -> bool:
+        """Blocks for so many tokens more; from the tail, others give way, in the end the request itself."""
+        missing = -(-(request.computed + count) // self.block_tokens) - len(request.blocks)
+        while missing > self.pool.free:
+            preempted.append(self._preempt())
+            if preempted[-1] is request:
+                return False
+        if missing > 0:
+            request.blocks.extend(self.pool.take(missing))
+        return True
 
     def _stall(self) -> bool:
         """Make a step of chunks alone, if there are any: the caught-up keep their tokens and blocks."""
@@ -152,10 +192,13 @@ class Scheduler:
         for request, tokens in outcome.tokens.items():
             request.tokens.extend(tokens)
         if outcome.times:
-            if step.decodes or not self.prompts_first:
+            if step.decodes or not (self.prompts_first or self.drafts):
                 self._count_steps(outcome.times)
             for request, tokens_computed in step.chunks:
-                self._advance(request, tokens_computed, outcome.now)
+                if self.drafts:
+                    self._take_in(request, tokens_computed, outcome)
+                else:
+                    self._advance(request, tokens_computed, outcome.now)
         if self._aborted:
             self._drop_aborted()
         if not outcome.ended:
@@ -203,6 +246,19 @@ class Scheduler:
             self._cached += cached
             for context in self._windowed:
                 context.add(cached, count.steps)
+
+    def _take_in(self, request: Request, tokens: int, outcome: Outcome) -> None:
+        """A chunk was computed, perhaps with drafts, of which only those that proved right count."""
+        verified = outcome.counts.get(request)
+        if request.advance(tokens if verified is None else 1):
+            if request.first_token is None:
+                request.first_token = outcome.now
+            request.sampled(1)
+            if verified is not None:
+                request.sampled(verified - 1)
+                request.advance(verified - 1)
+        if request.shareable:
+            self._publish(request)
 
     def _make_room(self, bucket: Collection[Request]) -> list[Request]:
         """A block for each caught-up request whose next token begins one; from the tail, others give way."""
@@ -341,14 +397,18 @@ class Scheduler:
             assert 0 < self._step.tokens <= self.max_step_tokens, "S5: the budget holds"
             assert [r for r, _ in self._step.chunks] == self.running[self._decodes :], "S4: chunks stand last"
         else:
-            assert len(self.running) - self._decodes <= 1, "S4: at most one is part of the way"
+            behind = [request for request in self.running if request.length - request.computed > 1]
+            assert len(behind) <= 1, "S4: at most one is part of the way"
+            assert self.drafts or len(self.running) - self._decodes <= 1, "S4: the others are caught up"
         for request in self.running:
             assert 0 <= request.computed < request.length, "S6: computed stays behind what is known"
             assert not request.tokens or len(request.tokens) == request.length, "S6: tokens are what is known"
             room = len(request.blocks) * self.block_tokens
             runs = self._step is not None and (self._step.decodes or not request.caught_up)
             needed = request.length if runs else request.computed
-            assert needed <= room < request.length + self.block_tokens, "S7: blocks are what it needs"
+            assert needed <= room < request.length + self.drafts + self.block_tokens, (
+                "S7: blocks are what it needs"
+            )
         for residue, bucket in enumerate(self._buckets):
             members = [r for r in caught_up if r.offset % self.block_tokens == residue]
             assert list(bucket) == members, "S8: buckets hold the caught-up requests in running order"

@@ -14,8 +14,9 @@ class Step:
     """What runs now. It holds only what is not the rule: caught-up requests compute one token each.
 
     A chunk `(request, n)` computes positions `request.computed … request.computed + n - 1`, and samples if
-    and only if that reaches `request.length`. A decoding request computes position `request.length - 1` and
-    always samples. `request.blocks` already has room for all of them.
+    and only if that reaches `request.length`. Positions beyond are drafts, which the step verifies. A
+    decoding request computes position `request.length - 1` and always samples. `request.blocks` already has
+    room for all of them.
     """
 
     chunks: list[tuple[Request, int]]
@@ -55,6 +56,8 @@ class Outcome:
     """The sampled ids of each request that sampled, one per time; empty where tokens have no ids."""
     ended: Collection[Request] = ()
     """Requests whose last token this was."""
+    counts: Mapping[Request, int] = field(default_factory=dict)
+    """How many tokens each request sampled whose drafts were verified: at least one, at most one more."""
     logprobs: Mapping[Request, list[TokenLogprobs]] | None = None
     """For requests that asked, one per sampled token."""
 

@@ -10,7 +10,7 @@ from membound.costs.deployment import Deployment
 from membound.costs.folded import FoldedCost
 from membound.costs.memory import RankMemory
 from membound.errors import InputError
-from membound.executors.predicted import PredictedExecutor
+from membound.executors.predicted import PredictedExecutor, StepSeconds
 from membound.serving.request import BLOCK_TOKENS, Request
 from membound.serving.scheduler import Scheduler
 from membound.simulation.cluster import Cluster
@@ -19,6 +19,8 @@ from membound.simulation.engines import EngineSettings, engine_settings
 from membound.simulation.replica import Engine, Lockstep, Replica
 from membound.simulation.result import Log, SimulationResult, Slo
 from membound.simulation.routing import router
+from membound.simulation.speculation import DraftedCost, Speculation, windows_of
+from membound.simulation.speculation import beside as with_drafter
 from membound.workloads.arrivals import Arrival, Workload
 
 SPEED_BATCH, SPEED_CONTEXT = 32, 1024  # the step by which engines are told apart for routing
@@ -32,6 +34,7 @@ class Group:
     deployment: Deployment
     settings: EngineSettings
     replicas: int = 1
+    speculation: Speculation | None = None
 
     def __post_init__(self) -> None:
         if self.replicas < 1:
@@ -55,6 +58,7 @@ def simulate(
     beside: Sequence[Group] = (),
     prefill: Group | None = None,
     transfer_bytes_per_s: float | None = None,
+    speculation: Speculation | None = None,
 ) -> SimulationResult:
     """The workload as the deployment would serve it.
 
@@ -71,7 +75,7 @@ def simulate(
         raise InputError(
             f"the workload names its prefixes by {workload.key_tokens} tokens: blocks cannot be of {block}"
         )
-    groups = [Group(deployment, settings, replicas), *beside]
+    groups = [Group(deployment, settings, replicas, speculation), *beside]
     engines = [engine for group in groups for engine in build_engines(group, kv_tokens, block)]
     handover = None
     if prefill is not None:
@@ -85,7 +89,7 @@ def simulate(
         )
         groups.append(prefill)
     each = [replica for engine in engines for replica in engine.replicas]
-    run = Run(min(replica.scheduler.pool.blocks for replica in each) * block)
+    run = Run(min(replica.scheduler.pool.blocks * block - replica.scheduler.drafts for replica in each))
     cluster = Cluster(engines, router(routing), handover)
     cluster.run(workload.begin(), run.admit, run.log.add, settings.server_s)
     return SimulationResult(
@@ -141,40 +145,66 @@ def build_engines(group: Group, kv_tokens: int | None, block_tokens: int) -> lis
     Data-parallel copies are engines of their own, but where they share experts: then they are ranks in
     lockstep.
     """
-    deployment, settings = group.deployment, group.settings
-    blocks, running = cache_size(deployment, settings, kv_tokens, block_tokens)
-    cost = FoldedCost(deployment.cost)
-    speed = 1 / cost.seconds(SPEED_BATCH, dict.fromkeys([None, *cost.windows], SPEED_BATCH * SPEED_CONTEXT))
+    deployment, settings, speculation = group.deployment, group.settings, group.speculation
+    drafter = speculation.drafter if speculation else None
+    blocks, running = cache_size(deployment, settings, kv_tokens, block_tokens, drafter)
+    drafts = 0
+    if speculation is not None:
+        drafts = speculation.drafts
+        running = max(1, min(running, settings.max_step_tokens // (1 + drafts)))
+    folded = FoldedCost(deployment.cost)
+    windows = windows_of(folded)
+    speed = 1 / folded.seconds(SPEED_BATCH, dict.fromkeys(windows, SPEED_BATCH * SPEED_CONTEXT))
+    cost: StepSeconds = folded if drafter is None else DraftedCost(folded, FoldedCost(drafter.cost))
 
     def scheduler() -> Scheduler:
         return Scheduler(
             blocks,
             max_step_tokens=settings.max_step_tokens,
             max_running=running,
-            windows=[window for window in cost.windows if window is not None],
+            windows=[window for window in windows if window is not None],
             prefix_reuse=settings.prefix_reuse,
             block_tokens=block_tokens,
             prompts_first=not settings.mixed,
+            drafts=drafts,
         )
 
     copies = deployment.layout.data
     if deployment.layout.shares_experts:
+        if speculation is not None:
+            raise InputError("ranks that share experts are not simulated with --speculate: leave it out")
         return [
             Lockstep([scheduler() for _ in range(copies)], cost, speed * copies)
             for _ in range(group.replicas)
         ]
-    return [Replica(scheduler(), PredictedExecutor(cost), speed) for _ in range(group.replicas * copies)]
+    return [
+        Replica(
+            scheduler(),
+            PredictedExecutor(cost, accepted=speculation.accepted() if speculation else None),
+            speed,
+        )
+        for _ in range(group.replicas * copies)
+    ]
 
 
 def cache_size(
-    deployment: Deployment, settings: EngineSettings, kv_tokens: int | None, block_tokens: int
+    deployment: Deployment,
+    settings: EngineSettings,
+    kv_tokens: int | None,
+    block_tokens: int,
+    drafter: Deployment | None = None,
 ) -> tuple[int, int]:
-    """Blocks of cache that fit on the fullest rank, and how many requests may run beside each other."""
+    """Blocks of cache that fit on the fullest rank, and how many requests may run beside each other.
+
+    A `drafter` takes its part of every rank.
+    """
     if kv_tokens is not None:
         return max(1, kv_tokens // block_tokens), settings.max_running
     part = deployment.cluster.accelerator
     blocks, running = 1 << 40, settings.max_running
     for memory in deployment.memories(settings.memory_fraction):
+        if drafter is not None:
+            memory = with_drafter(memory, drafter.memories()[0])
         if memory.fits is None:
             raise InputError(
                 f"{part.id}: memory_bytes is not published: give the cache with --kv-tokens, or the memory"

@@ -71,6 +71,10 @@ class Watch:
             self.decoded_tokens += decodes * times
             self.gap_s += seconds / times * count
             self.gaps[int(log(seconds / times) * BINS)] += count
+        elif outcome.counts:  # drafts were verified: one event for each request, with several tokens
+            self.decoded_tokens += sum(outcome.counts.values())
+            self.gap_s += seconds * len(outcome.counts)
+            self.gaps[int(log(seconds) * BINS)] += len(outcome.counts)
         elif len(step.running) > len(step.chunks):
             self._stall(now, step, outcome)
         if scheduler.waiting:
