@@ -620,6 +620,44 @@ def compare(
     compare_command(first, second, fail_if=fail_if or (), json=json)
 
 
+@app.command()
+def calibrate(
+    target: Annotated[str, typer.Argument(metavar="URL", help="Of a server, such as http://127.0.0.1:8000.")],
+    model: Annotated[str, typer.Option("--model", help="What it serves, as the catalog names it.")],
+    on: Annotated[str, typer.Option("--on", help="The hardware below it.")],
+    tp: Annotated[int | None, typer.Option("--tp", help="Its tensor-parallel ranks.")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="Its engine: vllm, sglang, trtllm, none.")] = "vllm",
+    weights: Annotated[str | None, typer.Option("--weights", help="Format of its weights.")] = None,
+    kv: Annotated[str | None, typer.Option("--kv", help="Format of its KV cache.")] = None,
+    max_prompt: Annotated[int, typer.Option("--max-prompt", min=32, help="Longest prompt to probe.")] = 4096,
+    max_batch: Annotated[
+        int, typer.Option("--max-batch", min=1, help="Most requests to probe at once.")
+    ] = 64,
+    requests: Annotated[
+        int, typer.Option("--requests", min=2, help="Of the traffic that tests the fit.")
+    ] = 60,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask /v1/chat/completions.")] = False,
+    served_model: Annotated[
+        str, typer.Option("--served-model", help="As the server names it; default: the only one.")
+    ] = "",
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Sent as a bearer token.")
+    ] = None,
+    write: Annotated[Path | None, typer.Option("--write", help="Write the result here, as JSON.")] = None,
+    json: Json = False,
+) -> None:
+    """Fit the prediction to an endpoint: error before and after, on traffic that the fit has not seen."""
+    from membound.commands.bench_options import asking
+    from membound.commands.calibrate_url import Question as CalibrateQuestion
+    from membound.commands.calibrate_url import calibrate_url
+
+    question = CalibrateQuestion(
+        target, model, on, tp, engine, weights, kv, asking(served_model, chat, True, 0.0, 600.0, None),
+        {"Authorization": f"Bearer {api_key}"} if api_key else {}, max_prompt, max_batch, requests,
+    )  # fmt: skip
+    calibrate_url(question, write=write, json=json)
+
+
 def _sampling(
     max_tokens: int,
     temperature: float,

@@ -206,3 +206,23 @@ def test_what_is_not_there_is_one_line(terminal: Terminal, url: str) -> None:
     assert "not a URL" in terminal.refuses("bench", "ftp://x", "--rate", "1")
     assert "404" in terminal.refuses("bench", f"{url}/elsewhere", "--rate", "1", code=1)
     assert "no run '7'" in terminal.refuses("compare", "7", "8")
+
+
+def test_calibration_to_an_endpoint_errs_less_on_traffic_it_has_not_seen(
+    terminal: Terminal, url: str
+) -> None:
+    """First tokens after 20 ms, one each 2 ms, whatever the load: the shipped prediction errs."""
+    answer = terminal.json(
+        "calibrate", url, "--model", "Qwen2.5-1.5B", "--on", "h100-sxm",
+        "--max-prompt", "512", "--max-batch", "8", "--requests", "10",
+    )  # fmt: skip
+    assert answer["after"]["probes_median_error"] < answer["before"]["probes_median_error"]
+    assert answer["after"]["median_error"] < answer["before"]["median_error"]
+    assert set(answer["parameters"]) == {"memory", "math", "fixed", "server_s"}
+    assert [probe["tokens"] for probe in answer["probes"] if not probe["batch"]] == [32, 128, 512]
+    assert {row["metric"] for row in answer["held_out"]} >= {"ttft_s.p50", "tpot_s.p50", "output_tok_per_s"}
+
+
+def test_what_cannot_be_calibrated_is_one_line(terminal: Terminal, url: str) -> None:
+    assert "no-such" in terminal.refuses("calibrate", url, "--model", "no-such", "--on", "h100-sxm")
+    assert "--model" in terminal.refuses("calibrate", url, "--on", "h100-sxm")

@@ -95,9 +95,9 @@ def _print_sweep(points: Sequence[Point]) -> None:
         row += [f"{measured.output_tok_per_s:,.1f}", str(len(measured.records) - len(measured.succeeded))]
         row += [f"{measured.slo_attainment:.1%}", f"{measured.goodput_req_per_s:.3g}", str(point.run or "-")]
         rows.append(tuple(row))
-    told = ("predicted p50",) if predicted else ()
-    columns = ("load", "TTFT p50 ms", "p99", *told, "TPOT p50 ms", "p99", *told, "tokens/s", "failed")
-    print_table((*columns, "attainment", "goodput", "run"), rows)
+    told = ("predicted",) if predicted else ()
+    columns = ("load", "TTFT p50", "p99", *told, "TPOT p50", "p99", *told, "tokens/s", "failed")
+    print_table((*columns, "SLO held", "goodput", "run"), rows, title="latencies in milliseconds")
 
 
 def _title(name: str) -> str:

@@ -126,7 +126,7 @@ def _goodput(picture: BenchPicture) -> Any:
         mode="lines+markers",
     )
     right = {"title": "% of requests", "overlaying": "y", "side": "right", "range": [0, 102]}
-    figure.update_layout(yaxis2=right)
+    figure.update_layout(yaxis2={**right, "dtick": 20, "showgrid": False})
     return figure
 
 
