@@ -181,6 +181,8 @@ FAILURES = {
     "empty": [(0.1, HEAD + event("[DONE]") + LAST)],
     "disconnected": [(0.1, HEAD + token()), (0.2, b"")],
     "protocol": [(0.1, b"SSH-2.0-OpenSSH\r\n")],
+    "protocol, length": [(0.1, b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n")],
+    "protocol, chunk": [(0.1, HEAD + b"long\r\nx")],
     "timeout": [(0.1, HEAD + token()), (99.0, token())],
 }
 
@@ -188,7 +190,7 @@ FAILURES = {
 @pytest.mark.parametrize("kind", FAILURES)
 def test_each_failure_has_its_name(kind: str) -> None:
     run, _ = load(lambda asked: iter(FAILURES[kind]), evenly(1.0, 1), timeout_s=5.0)
-    assert run.records[0].error == kind
+    assert run.records[0].error == kind.split(",")[0]
     assert run.records[0].message
 
 
@@ -333,3 +335,10 @@ def test_a_closed_loops_users_are_divided() -> None:
         run_virtually(drive(job(workload), Share(index, 2), connect=fake.connect))
         counts.append(len(fake.asked))
     assert counts == [4, 3]
+
+
+def test_long_prompts_have_their_length_and_share_no_beginning() -> None:
+    _, fake = load(lambda asked: steady(0.1, 0.1, 2), evenly(1.0, 2, prompt=1003))
+    first, second = (asked.body["prompt"].split() for asked in fake.asked)
+    assert len(first) == len(second) == 1000
+    assert first[:16] != second[:16]

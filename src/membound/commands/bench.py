@@ -60,7 +60,7 @@ def bench_command(question: Question, *, html: Path | None, csv_path: Path | Non
     _check(question)
     with status("asking the endpoint", quiet=json) as say:
         bench = Bench(question, say)
-        points = bench.search() if question.find_goodput else [bench.measure(load) for load in question.loads]
+        points = bench.search() if question.find_goodput else bench.sweep()
     best = _best(points)
     if csv_path is not None:
         write_csv(points, csv_path)
@@ -146,6 +146,15 @@ class Bench:
             self.say(f"{what}: predicting")
             prediction = predict(question.target, offered, measured, question.slo)
         return Point(offered, measured, number, prediction)
+
+    def sweep(self) -> list[Point]:
+        """The loads that were asked for; an interrupt ends it with what there is."""
+        points: list[Point] = []
+        for load in self.question.loads:
+            points.append(self.measure(load))
+            if points[-1].measured.run.interrupted:
+                break
+        return points
 
     def search(self) -> list[Point]:
         """Loads at the rates that bisection suggests, in its order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,11 +69,18 @@ Show = Callable[[Progress], None]
 
 def run_job(job: Job, clients: int = 1, show: Show = lambda progress: None) -> Run:
     """Send it all; `show` is called a few times a second. An interrupt ends it early, with what there is."""
+    _allow_connections()
     if clients == 1:
         run = fine_loop.run(drive(job, show=show))
     else:
         run = _run_in_processes(job, clients, show)
     return Run(sorted(run.records, key=lambda r: r.number), run.overheads, run.wall_s, run.interrupted)
+
+
+def _allow_connections() -> None:
+    """As many open sockets as the system lets this process have: each request under way is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def drive(
@@ -195,6 +203,7 @@ def _client(pipe: Pipe, job: Job, part: Share) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and says stop
+    _allow_connections()
     pipe.send("ready")
     begin = pipe.recv()
 

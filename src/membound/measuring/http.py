@@ -161,7 +161,10 @@ class Connection(asyncio.BufferedProtocol):
         if "chunked" in headers.get("transfer-encoding", "").lower():
             self._decoder = _Chunked(self._sink)
         elif "content-length" in headers or self._status in (204, 304):
-            self._decoder = _Length(self._sink, int(headers.get("content-length", "0")))
+            length = headers.get("content-length", "0")
+            if not length.isdigit():
+                raise ExchangeError("protocol", "the answer has no proper Content-Length")
+            self._decoder = _Length(self._sink, int(length))
         else:
             self._decoder = _UntilClosed(self._sink)
             self._keeps = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -18,6 +19,7 @@ from membound.workloads.arrivals import Arrival
 
 Count = Callable[[str], Awaitable[int]]  # tokens of a prompt as the endpoint counts them, with what it adds
 
+PHRASE = 64
 COMMON = (
     "the of and to in is was for on that with as by at from his an were are which this be or had its "
     "not also have one their first new they has who after but two her been other when time all during "
@@ -39,8 +41,20 @@ class Vocabulary:
     added: int
 
     def text(self, tokens: int, random: Random) -> str:
-        """Random words of so many tokens, each with a space before it."""
-        return "".join(random.choices(self.words, k=tokens))
+        """Random words of so many tokens, each with a space before it.
+
+        A long text goes on in whole phrases, which is quick: servers name a block of a prompt by all that
+        stands before it, so texts that differ at first share no block.
+        """
+        phrases, rest = divmod(max(0, tokens - PHRASE), PHRASE)
+        first = min(tokens, PHRASE) + rest
+        return "".join(random.choices(self.words, k=first) + random.choices(self.phrases, k=phrases))
+
+    @cached_property
+    def phrases(self) -> Sequence[str]:
+        """Of PHRASE words each."""
+        random = Random("phrases")
+        return ["".join(random.choices(self.words, k=PHRASE)) for _ in range(500)]
 
 
 async def vocabulary(count: Count) -> Vocabulary:
