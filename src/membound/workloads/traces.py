@@ -11,7 +11,7 @@ import json
 import lzma
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import date
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -114,17 +114,17 @@ def _read(path: Path, kind: Kind, jitter_s: float, seed: int) -> Iterator[Arriva
 
 def _azure(file: TextIO) -> Iterator[Arrival]:
     """TIMESTAMP,ContextTokens,GeneratedTokens; the time has seven digits after the point."""
-    day, midnight, begin = "", 0.0, -1.0
+    day, days, first, begin = "", 0, 0, -1.0
     for line in file:
         if line[:1] not in "12":
             continue  # the header, an empty line
         moment, prompt, output = line.split(",")
         if moment[:10] != day:
             day = moment[:10]
-            midnight = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+            days = date.fromisoformat(day).toordinal()
             if begin < 0:
-                begin = _time_of_day(moment) + midnight
-        yield Arrival(midnight + _time_of_day(moment) - begin, int(prompt), int(output))
+                first, begin = days, _time_of_day(moment)
+        yield Arrival(86_400 * (days - first) + (_time_of_day(moment) - begin), int(prompt), int(output))
 
 
 def _time_of_day(moment: str) -> float:

@@ -1,0 +1,131 @@
+"""membound simulate: stable keys, readable answers, files that are written, one line for what cannot be."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from membound import cli
+
+SMALL = ("simulate", "Llama-3.1-8B", "--on", "h100-sxm", "--rate", "8", "--requests", "60")
+KEYS = {
+    "requests", "completed", "ttft_s", "tpot_s", "e2e_s", "output_tok_per_s", "slo_attainment",
+    "goodput_req_per_s", "preemptions", "prefix_hit_rate", "simulated_s", "wall_s", "interval",
+}  # fmt: skip
+
+
+def shown(*words: str) -> str:
+    result = CliRunner().invoke(cli.app, list(words), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def answer(*words: str) -> Any:
+    return json.loads(shown(*words, "--json"))
+
+
+def test_stable_keys() -> None:
+    found = answer(*SMALL, "--slo", "ttft=0.2,tpot=0.02")
+    assert set(found) >= KEYS
+    assert found["requests"] == found["completed"] == 60
+    for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
+        assert 0 < found[name]["p50"] <= found[name]["p90"] <= found[name]["p99"]
+    for name in ("ttft_s", "tpot_s", "e2e_s"):
+        low, high = found["interval"][name]
+        assert low < found[name]["mean"] < high
+    worst, best = found["interval"]["slo_attainment"]
+    assert worst <= found["slo_attainment"] <= best
+    assert sum(found["limits"]["steps"].values()) == pytest.approx(1)
+
+
+def test_the_same_answer_twice_but_for_the_time_it_took() -> None:
+    one, other = (answer(*SMALL, "--lengths", "sharegpt", "--seed", "3") for _ in range(2))
+    assert one | {"wall_s": 0} == other | {"wall_s": 0}
+
+
+def test_in_words() -> None:
+    said = shown(*SMALL, "--slo", "ttft=1")
+    for words in ("60 of 60 requests", "TTFT", "TPOT", "bound by: ", "goodput", "per accelerator"):
+        assert words in said
+
+
+def test_a_trace_at_a_rate_of_its_own() -> None:
+    found = answer(
+        "simulate", "Llama-3.1-8B", "--on", "h100-sxm", "--trace", "azure-conv", "--rate", "11.06",
+        "--requests", "500",
+    )  # fmt: skip
+    again = answer(
+        "simulate", "Llama-3.1-8B", "--on", "h100-sxm", "--trace", "azure-conv", "--rate-scale", "2",
+        "--requests", "500",
+    )  # fmt: skip
+    assert found["completed"] == 500
+    assert found["ttft_s"]["mean"] == pytest.approx(again["ttft_s"]["mean"], rel=0.01)
+
+
+def test_explain_says_what_each_switch_changed() -> None:
+    found = answer(*SMALL, "--weights", "fp8", "--speculate", "2", "--explain")
+    explained = {entry["switch"]: entry for entry in found["explained"]}
+    assert set(explained) == {"weights", "speculate"}
+    for entry in explained.values():
+        before, after = entry["change"]["tpot_mean_s"]
+        assert after == found["tpot_s"]["mean"] < before
+
+
+def test_a_switch_without_which_nothing_fits() -> None:
+    found = answer(
+        "simulate", "Llama-3.1-70B", "--on", "h200-sxm", "--weights", "fp8", "--rate", "1", "--requests",
+        "5", "--explain",
+    )  # fmt: skip
+    assert found["fits"] is True
+    assert found["explained"][0]["fits"] is False
+
+
+def test_what_does_not_fit_is_an_answer() -> None:
+    found = answer("simulate", "Llama-3.1-70B", "--on", "h100-sxm", "--rate", "1")
+    assert found["fits"] is False
+    assert "141.1 GB" in found["why"]
+
+
+def test_files(tmp_path: Path) -> None:
+    html, png, table = tmp_path / "r.html", tmp_path / "r.png", tmp_path / "r.csv"
+    shown(*SMALL, "--slo", "ttft=0.2", "--html", str(html), "--png", str(png), "--csv", str(table))
+    page = html.read_text()
+    assert "Llama-3.1-8B on h100-sxm" in page
+    assert "plotly" in page
+    assert "<script src=" not in page  # needs no network
+    assert png.read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 60
+    assert [float(row["sent_s"]) for row in rows] == sorted(float(row["sent_s"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rate", "0"), "rate"),
+        (("--rate", "1", "--trace", "nowhere.csv"), "nowhere.csv"),
+        ((), "--rate"),
+        (("--rate", "1", "--engine", "x"), "--engine x"),
+        (("--rate", "1", "--routing", "x"), "--routing x"),
+        (("--rate", "1", "--replicas", "0"), "replica"),
+        (("--rate", "1", "--slo", "x=1"), "--slo"),
+        (("--rate", "1", "--acceptance", "2", "--speculate", "1"), "--acceptance"),
+        (("--rate", "1", "--prefill-on", "h100-sxm"), "--prefill-replicas"),
+        (("--rate", "1", "--memory-fraction", "2"), "--memory-fraction"),
+        (("--rate", "1", "--max-num-seqs", "9", "--max-batched-tokens", "4"), "--max-num-seqs 9"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["membound", "simulate", "Llama-3.1-8B", "--on", "h100-sxm", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    told = capsys.readouterr()
+    assert end.value.code == 2
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert said in told.err
