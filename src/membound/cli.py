@@ -63,6 +63,9 @@ Trace = Annotated[
     str | None,
     typer.Option("--trace", help="azure-conv, azure-code, mooncake, or a file of arrivals and lengths."),
 ]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", help="What `membound calibrate URL --write` has left.")
+]
 RateScale = Annotated[float, typer.Option("--rate-scale", help="Play a trace so many times as fast.")]
 Png = Annotated[Path | None, typer.Option("--png", help="Write the picture here.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write an interactive picture here.")]
@@ -332,6 +335,7 @@ def simulate(
     prefixes: Annotated[int, typer.Option("--prefixes", help="Of that many different beginnings.")] = 1,
     turns: Annotated[int, typer.Option("--turns", help="Turns of each conversation.")] = 1,
     think: Annotated[float, typer.Option("--think", help="Seconds from an answer to the next turn.")] = 0.0,
+    calibration: CalibrationFile = None,
     slo: Annotated[
         str | None, typer.Option("--slo", help="Limits in seconds: ttft=0.5,tpot=0.05,e2e=10.")
     ] = None,
@@ -409,7 +413,7 @@ def simulate(
         model, on, tp, pp, ep, dp, weights, kv, activations, engine, skew, ideal, max_num_seqs,
         max_batched_tokens, memory_fraction, kv_tokens, prefix_caching, replicas, routing,
         prefill_replicas, prefill_on, prefill_tp, transfer_gbs, speculate, acceptance, draft,
-        parse_slo(slo) if slo else Slo(),
+        parse_slo(slo) if slo else Slo(), calibration,
     )  # fmt: skip
     simulate_command(question, offered, rate, explain=explain, png=png, html=html, csv=csv, json=json)
 
@@ -540,6 +544,7 @@ def bench(
     engine: Annotated[str, typer.Option("--engine", help="Its engine: vllm, sglang, trtllm, none.")] = "vllm",
     weights: Annotated[str | None, typer.Option("--weights", help="Format of its weights.")] = None,
     kv: Annotated[str | None, typer.Option("--kv", help="Format of its KV cache.")] = None,
+    calibration: CalibrationFile = None,
     name: Annotated[str, typer.Option("--name", help="Under which the run is kept.")] = "",
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Keep the run for `membound runs`.")] = True,
     text_seed: Annotated[
@@ -580,7 +585,7 @@ def bench(
             find_goodput=find_goodput,
             precision=precision,
             fail_if=fail_if or (),
-            target=question_target(model, on, tp, engine, weights, kv),
+            target=question_target(model, on, tp, engine, weights, kv, calibration),
             keep=keep,
             text_seed=text_seed,
         ),

@@ -209,17 +209,23 @@ def test_what_is_not_there_is_one_line(terminal: Terminal, url: str) -> None:
 
 
 def test_calibration_to_an_endpoint_errs_less_on_traffic_it_has_not_seen(
-    terminal: Terminal, url: str
+    terminal: Terminal, url: str, tmp_path: Path
 ) -> None:
     """First tokens after 20 ms, one each 2 ms, whatever the load: the shipped prediction errs."""
+    kept = tmp_path / "fake.json"
     answer = terminal.json(
         "calibrate", url, "--model", "Qwen2.5-1.5B", "--on", "h100-sxm",
-        "--max-prompt", "512", "--max-batch", "8", "--requests", "10",
+        "--max-prompt", "512", "--max-batch", "8", "--requests", "10", "--write", str(kept),
     )  # fmt: skip
     assert answer["after"]["probes_median_error"] < answer["before"]["probes_median_error"]
     assert answer["after"]["median_error"] < answer["before"]["median_error"]
     assert set(answer["parameters"]) == {"memory", "math", "fixed", "server_s"}
     assert [probe["tokens"] for probe in answer["probes"] if not probe["batch"]] == [32, 128, 512]
+    load = ("Qwen2.5-1.5B", "--on", "h100-sxm", "--rate", "5", "--prompt", "128", "--output", "16")
+    shipped, own = (terminal.json("simulate", *load, *extra) for extra in ((), ("--calibration", str(kept))))
+    assert abs(own["ttft_s"]["p50"] - 0.02) < abs(shipped["ttft_s"]["p50"] - 0.02)
+    kept.write_text("{}")
+    assert "--calibration" in terminal.refuses("simulate", *load, "--calibration", str(kept))
     assert {row["metric"] for row in answer["held_out"]} >= {"ttft_s.p50", "tpot_s.p50", "output_tok_per_s"}
 
 

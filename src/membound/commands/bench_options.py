@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from membound.commands.output import parse_counts
@@ -44,14 +45,20 @@ def asking(
 
 
 def question_target(
-    model: str | None, on: str | None, tp: int | None, engine: str, weights: str | None, kv: str | None
+    model: str | None,
+    on: str | None,
+    tp: int | None,
+    engine: str,
+    weights: str | None,
+    kv: str | None,
+    calibration: Path | None = None,
 ) -> Target | None:
     """What to predict; None where nothing is named. Unknown names are refused before the load."""
     if model is None and on is None:
         return None
     if model is None or on is None:
         raise InputError("a prediction needs both --model and --on")
-    target = Target(model, on, tp, engine, weights, kv)
+    target = Target(model, on, tp, engine, weights, kv, calibration)
     target.check()
     return target
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from membound.measuring.summary import Measured, summary_json
@@ -22,11 +23,15 @@ class Target:
     engine: str = "vllm"
     weights: str | None = None
     kv: str | None = None
+    calibration: Path | None = None
 
     def check(self) -> None:
         """InputError for what cannot be, before anything is measured."""
         from membound.costs.deployment import deployment
+        from membound.costs.endpoint_fit import read_factors
 
+        if self.calibration is not None:
+            read_factors(self.calibration)
         deployment(
             self.model, self.hardware, tp=self.tp, engine=self.engine, weights=self.weights, kv=self.kv
         )
@@ -70,6 +75,7 @@ def predict(target: Target, offered: Offered, measured: Measured, slo: Slo) -> P
         kv=target.kv,
         engine=target.engine,
         slo=slo,
+        calibration=target.calibration,
     )
     found = answer(question, offered.workload())
     result = found.result

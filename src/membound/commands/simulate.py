@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from membound.commands.output import print_json, print_table, status
 from membound.costs.deployment import Deployment, deployment
+from membound.costs.endpoint_fit import read_factors
 from membound.errors import InputError
 from membound.simulation.bars import Bars, bars
 from membound.simulation.engines import EngineSettings, engine_settings
@@ -59,6 +60,7 @@ class Question:
     acceptance: str = "0.7"
     draft: str = "ngram"
     slo: Slo = field(default_factory=Slo)
+    calibration: Path | None = None  # of an endpoint, as `membound calibrate URL --write` has it
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,10 @@ def _group(question: Question, hardware: str, tp: int | None, replicas: int) -> 
         memory_fraction=question.memory_fraction,
         prefix_reuse=question.prefix_caching,
     )
+    if question.calibration is not None:
+        factors = read_factors(question.calibration)
+        asked = replace(asked, calibration=factors.applied(asked.calibration))
+        settings = replace(settings, server_s=factors.server_s)
     return Group(asked, settings, replicas)
 
 

@@ -7,14 +7,17 @@ Residuals are of logarithms, so that a probe counts by its relative error; Gauss
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from membound.costs.calibration import Calibration
 from membound.costs.deployment import Deployment
+from membound.errors import InputError
 
 Vector = NDArray[np.float64]
 NOISE = 0.05  # of a probe's logarithm
@@ -65,6 +68,20 @@ class Factors:
             for name, engine in calibration.engines.items()
         }
         return replace(calibration, kinds=kinds, engines=engines)
+
+
+def read_factors(path: Path) -> Factors:
+    """As `membound calibrate URL --write` left them; InputError where the file is none of its."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+        factors = Factors(**{name: float(values[name]) for name in ("memory", "math", "fixed", "server_s")})
+    except OSError as error:
+        raise InputError(f"--calibration {path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"--calibration {path}: not what `membound calibrate URL --write` makes") from None
+    if not min(factors.memory, factors.math, factors.fixed) > 0 or not factors.server_s >= 0:
+        raise InputError(f"--calibration {path}: its factors must be above 0")
+    return factors
 
 
 def predicted_s(deployment: Deployment, sample: Sample, step_tokens: int, server_s: float) -> float:
