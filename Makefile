@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: build demo test lint bench validate sanitize
+.PHONY: build demo test lint bench load validate sanitize
 
 build: $(BUILT)
 
@@ -34,6 +34,9 @@ lint: build
 bench: build
 	$(BIN)/python benchmarks/peers.py --write
 	$(BIN)/python benchmarks/load.py
+
+load: build
+	MEMBOUND_LOAD_SECONDS=300 $(BIN)/pytest -s tests/server/test_load.py
 
 validate: build
 	$(BIN)/python benchmarks/perplexity.py

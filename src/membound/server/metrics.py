@@ -1,9 +1,10 @@
 """Prometheus metrics under vLLM's names, and what only a ruler beside the steps can tell."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
@@ -43,6 +44,7 @@ class Metrics:
 
     def __init__(self, prefix: str, model: str) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._prefix = prefix
         self._labels = (model, "0")
 
@@ -134,6 +136,7 @@ class _State(Collector):
             ("num_requests_running", "Requests in the batch.", len(scheduler.running)),
             ("num_requests_waiting", "Requests in the queue.", len(scheduler.waiting)),
             ("kv_cache_usage_perc", "Share of the KV cache in use; 1 is full.", 1 - pool.free / pool.blocks),
+            ("event_loop_tasks", "Tasks of the server's event loop.", len(asyncio.all_tasks())),
             ("step_share_of_limit", "Least time for the latest steps over what they took.", monitor.latest),
             ("roof_bandwidth_bytes_per_second", "The memory roof.", monitor.roof.bandwidth_bytes_per_s),
             ("roof_flops_per_second", "The arithmetic roof.", monitor.roof.flops_per_s),
