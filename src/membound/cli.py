@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from membound.errors import MemboundError
+from membound.errors import InputError, MemboundError
 
 if TYPE_CHECKING:
     from membound.serving.sampling import Sampling
@@ -144,11 +144,38 @@ def serve(
     kv_memory: KvMemory = None,
     context: Context = None,
     max_num_seqs: Annotated[
-        int, typer.Option("--max-num-seqs", min=1, help="Requests that may run at once.")
-    ] = 32,
+        int | None,
+        typer.Option("--max-num-seqs", min=1, help="Requests that run at once; default 32, or the engine's."),
+    ] = None,
     max_batched_tokens: Annotated[
-        int, typer.Option("--max-batched-tokens", min=1, help="Tokens that a step may compute.")
-    ] = 512,
+        int | None,
+        typer.Option("--max-batched-tokens", min=1, help="Tokens of a step; default 512, or the engine's."),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="Predict this hardware instead of running a model, such as 4xh100-sxm."),
+    ] = None,
+    tp: Annotated[
+        int | None, typer.Option("--tp", help="With --on: tensor-parallel ranks; default: all of a node.")
+    ] = None,
+    pp: Annotated[int, typer.Option("--pp", help="With --on: pipeline stages.")] = 1,
+    ep: Annotated[int, typer.Option("--ep", help="With --on: expert-parallel ranks.")] = 1,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="With --on: format of the weights, such as fp8.")
+    ] = None,
+    kv: Annotated[str | None, typer.Option("--kv", help="With --on: format of the KV cache.")] = None,
+    activations: Annotated[
+        str | None, typer.Option("--activations", help="With --on: format of the activations.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="With --on: whose settings: vllm, sglang, trtllm or none.")
+    ] = "vllm",
+    memory_fraction: Annotated[
+        float | None, typer.Option("--memory-fraction", help="With --on: share of the memory that is used.")
+    ] = None,
+    output_tokens: Annotated[
+        int, typer.Option("--output-tokens", min=1, help="With --on: tokens after which an answer ends.")
+    ] = 256,
     api_key: Annotated[
         str | None,
         typer.Option("--api-key", envvar="MEMBOUND_API_KEY", help="Clients must send this as bearer token."),
@@ -187,7 +214,19 @@ def serve(
         api_key, tuple(cors or ()), max_body, max_queue, deadline, drain, metrics_prefix, log_prompts,
         structured_outputs,
     )  # fmt: skip
-    serve_command(options)
+    if on is None:
+        given = {"--tp": tp, "--weights": weights, "--kv": kv, "--activations": activations}
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(f"{name} goes with --on: what runs here is as the file has it")
+        serve_command(options)
+        return
+    from membound.commands.serve_predicted import PredictedOptions, serve_predicted_command
+
+    predicted = PredictedOptions(
+        on, tp, pp, ep, weights, kv, activations, engine, memory_fraction, output_tokens
+    )
+    serve_predicted_command(options, predicted)
 
 
 @app.command()

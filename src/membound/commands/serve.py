@@ -1,10 +1,23 @@
 """membound serve: a model behind OpenAI's endpoints, and its page."""
 
+import logging
+import logging.handlers
+import queue
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from membound.commands.output import parse_bytes
 from membound.commands.run import open_model, ruler_of
 from membound.errors import InputError
+from membound.measuring.step_work import StepWork
+from membound.server.app import create_app
+from membound.server.guidance import Guide
+from membound.server.log import logger
+from membound.server.run import listen, serve
+from membound.server.served import Served
+from membound.server.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +31,8 @@ class ServeOptions:
     threads: int | None
     kv_memory: str | None
     context: int | None
-    max_num_seqs: int
-    max_batched_tokens: int
+    max_num_seqs: int | None
+    max_batched_tokens: int | None
     api_key: str | None
     cors: tuple[str, ...]
     max_body: str
@@ -30,48 +43,66 @@ class ServeOptions:
     log_prompts: bool
     structured_outputs: bool
 
+    def settings(self) -> Settings:
+        return Settings(
+            api_key=self.api_key,
+            cors_origins=self.cors,
+            max_body_bytes=parse_bytes(self.max_body, "--max-body") or 0,
+            max_queue=self.max_queue,
+            deadline_s=self.deadline,
+            drain_s=self.drain,
+            metrics_prefix=self.metrics_prefix,
+            log_prompts=self.log_prompts,
+        )
+
+    def listen(self) -> socket.socket:
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"--port {self.port}: give a port from 0 to 65535; 0 takes a free one")
+        return listen(self.host, self.port)
+
 
 def serve_command(options: ServeOptions) -> None:
-    from membound.measuring.step_work import StepWork
-    from membound.server.app import create_app
-    from membound.server.guidance import Guide
-    from membound.server.run import listen, serve
-    from membound.server.served import Served
-    from membound.server.settings import Settings
-
-    if not 0 <= options.port <= 65535:
-        raise InputError(f"--port {options.port}: give a port from 0 to 65535; 0 takes a free one")
-    settings = Settings(
-        api_key=options.api_key,
-        cors_origins=options.cors,
-        max_body_bytes=parse_bytes(options.max_body, "--max-body") or 0,
-        max_queue=options.max_queue,
-        deadline_s=options.deadline,
-        drain_s=options.drain,
-        metrics_prefix=options.metrics_prefix,
-        log_prompts=options.log_prompts,
-    )
-    listener = listen(options.host, options.port)
+    settings, listener = options.settings(), options.listen()
     llm = open_model(
         options.model,
         threads=options.threads,
         kv_memory=options.kv_memory,
         context=options.context,
-        max_running=options.max_num_seqs,
-        max_step_tokens=options.max_batched_tokens,
+        max_running=options.max_num_seqs or 32,
+        max_step_tokens=options.max_batched_tokens or 512,
         quiet=False,
     )
-    ruler = ruler_of(llm, options.threads)
     served = Served.of(
         options.served_model_name or options.model,
         llm.engine,
         llm.tokenizer,
         StepWork(llm.weights.graph, llm.weights.types, llm.executor.kv_bytes),
-        ruler.roof(),
+        ruler_of(llm, options.threads).roof(),
         settings,
         Guide(llm.tokenizer, llm.weights.architecture.vocab) if options.structured_outputs else None,
     )
+    run(served, listener)
+
+
+def run(served: Served, listener: socket.socket) -> None:
+    """Say where, and serve until a signal."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"{served.name} on http://{shown}:{port} (OpenAI's endpoints under /v1, its page at /)", flush=True)
-    serve(create_app(served), served, listener)
+    with logging_requests():
+        serve(create_app(served), served, listener)
+
+
+@contextmanager
+def logging_requests() -> Iterator[None]:
+    """Lines of requests go to standard error from a thread of their own: a slow reader holds up nobody."""
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    writer = logging.handlers.QueueListener(lines, logging.StreamHandler())
+    logger.addHandler(logging.handlers.QueueHandler(lines))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    writer.start()
+    try:
+        yield
+    finally:
+        writer.stop()

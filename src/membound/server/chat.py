@@ -118,6 +118,8 @@ async def chat_completions(fields: ChatFields, request: Request) -> Response:
         raise ApiError(400, f"{served.name} has no chat template: use /v1/completions", param="messages")
     if fields.top_logprobs and not fields.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+    if fields.logprobs:
+        served.check_logprobs()
     served.admit()
     tools = Tools.of(fields, served.text.chat_template)
     job = await asyncio.to_thread(_job, fields, tools, served)

@@ -47,6 +47,8 @@ async def completions(fields: CompletionFields, request: Request) -> Response:
     served: Served = request.app.state.served
     told = Told.of(request, fields)
     served.check_model(fields.model)
+    if fields.logprobs is not None:
+        served.check_logprobs()
     served.admit()
     jobs = await asyncio.to_thread(_jobs, fields, served)
     served.admit(len(jobs))

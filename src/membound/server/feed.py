@@ -148,6 +148,7 @@ class Feed:
             "cache": 1 - scheduler.pool.free / scheduler.pool.blocks,
             "hits": scheduler.hit_tokens / scheduler.prompt_tokens if scheduler.prompt_tokens else None,
             "preemptions": scheduler.preemptions,
+            "lag": max(served.lag_s(), served.late_s),
         }
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from membound.errors import MemboundError
 from membound.server.errors import ApiError
@@ -38,6 +38,7 @@ class Following:
 
     async def __anext__(self) -> list[tuple[int, Event]]:
         events = await anext(self._stream)
+        self._served.heard(events[0][1].now)
         for index, event in events:
             self._served.ledger.take(self.entries[index], event)
             if event.finish_reason == "error":
@@ -56,7 +57,10 @@ async def following(served: Served, told: Told, jobs: Sequence[Job]) -> AsyncIte
     told.entries = [ledger.open(told.id, len(job.prompt), job.sampling.max_tokens) for job in jobs]
     entries = told.entries
     try:
-        async with asyncio.timeout(served.settings.deadline_s), served.engine.open(jobs) as stream:
+        async with asyncio.timeout(served.settings.deadline_s), AsyncExitStack() as stack:
+            if served.before_s:
+                await asyncio.sleep(served.before_s)
+            stream = await stack.enter_async_context(served.engine.open(jobs))
             for place, entry in enumerate(entries):
                 entry.requests, entry.place = stream.requests, place
             yield Following(served, stream, jobs, entries)

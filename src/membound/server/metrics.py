@@ -1,7 +1,7 @@
 """Prometheus metrics under vLLM's names, and what only a ruler beside the steps can tell."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -83,9 +83,9 @@ class Metrics:
         )
         self._step_tokens = histogram("iteration_tokens_total", "Tokens per step.", TOKENS)
 
-    def watch(self, scheduler: Scheduler, monitor: Monitor) -> None:
+    def watch(self, scheduler: Scheduler, monitor: Monitor, lags: Callable[[], tuple[float, float]]) -> None:
         """Read these at every scrape."""
-        self.registry.register(_State(self._prefix, self._labels, scheduler, monitor))
+        self.registry.register(_State(self._prefix, self._labels, scheduler, monitor, lags))
 
     def first_token(self, entry: Entry) -> None:
         if entry.ttft_s is not None:
@@ -120,11 +120,19 @@ class Metrics:
 class _State(Collector):
     """What the scheduler and the monitor know, read when scraped."""
 
-    def __init__(self, prefix: str, labels: tuple[str, str], scheduler: Scheduler, monitor: Monitor) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        labels: tuple[str, str],
+        scheduler: Scheduler,
+        monitor: Monitor,
+        lags: Callable[[], tuple[float, float]],
+    ) -> None:
         self._prefix = prefix
         self._labels = labels
         self._scheduler = scheduler
         self._monitor = monitor
+        self._lags = lags
 
     def describe(self) -> list[Any]:
         return []
@@ -132,11 +140,14 @@ class _State(Collector):
     def collect(self) -> Iterator[Family]:
         scheduler, monitor = self._scheduler, self._monitor
         pool = scheduler.pool
+        pacing, delivery = self._lags()
         gauges = (
             ("num_requests_running", "Requests in the batch.", len(scheduler.running)),
             ("num_requests_waiting", "Requests in the queue.", len(scheduler.waiting)),
             ("kv_cache_usage_perc", "Share of the KV cache in use; 1 is full.", 1 - pool.free / pool.blocks),
             ("event_loop_tasks", "Tasks of the server's event loop.", len(asyncio.all_tasks())),
+            ("pacing_lag_seconds", "By how much predicted steps begin too late.", pacing),
+            ("delivery_lag_seconds", "The longest that news waited for the event loop lately.", delivery),
             ("step_share_of_limit", "Least time for the latest steps over what they took.", monitor.latest),
             ("roof_bandwidth_bytes_per_second", "The memory roof.", monitor.roof.bandwidth_bytes_per_s),
             ("roof_flops_per_second", "The arithmetic roof.", monitor.roof.flops_per_s),

@@ -1,7 +1,8 @@
 """What a server serves: one model's name, engine, text and accounts. The routes find it here."""
 
+import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,11 +10,15 @@ from membound.costs.roof import Roof
 from membound.server.errors import ApiError
 from membound.server.guidance import Guide
 from membound.server.ledger import Ledger
+from membound.server.log import logger
 from membound.server.metrics import Metrics
 from membound.server.monitor import Meter, Monitor
 from membound.server.settings import Settings
 from membound.serving.async_engine import AsyncEngine
 from membound.serving.engine import Engine
+
+LAG_WORTH_A_WORD_S = 0.05
+SAY_EVERY_S = 10.0
 
 
 class TextCodec(Protocol):
@@ -57,6 +62,11 @@ class Served:
     metrics: Metrics
     guide: Guide | None = None  # None: structured output is off
     about: str = "native kernels on this machine"  # what carries the steps out
+    logprobs: bool = True  # whether there are any
+    before_s: float = 0.0  # what an engine takes before a request is queued, where that is predicted
+    lag_s: Callable[[], float] = lambda: 0.0  # by how much predicted steps begin too late
+    _said: float = field(default=float("-inf"), init=False)  # when the lag was last warned of
+    late_s: float = 0.0  # the longest that news waited for the event loop since the last look
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
 
@@ -76,15 +86,25 @@ class Served:
         metrics = Metrics(settings.metrics_prefix, name)
         ledger = Ledger(engine.clock.now, metrics)
         monitor = Monitor(engine, meter, roof)
-        metrics.watch(engine.scheduler, monitor)
         vocabulary = engine.vocabulary
         assert vocabulary is not None
-        return cls(
+        served = cls(
             name, AsyncEngine(engine), text, vocabulary, settings, ledger, monitor, metrics, guide, about
         )
+        metrics.watch(engine.scheduler, monitor, lambda: (served.lag_s(), served.late_s))
+        return served
+
+    def heard(self, then: float) -> None:
+        """News of that moment came to the event loop now."""
+        self.late_s = max(self.late_s, self.ledger.now() - then)
 
     def look(self) -> None:
-        """Take in the latest steps."""
+        """Take in the latest steps; the delay of news is that since the last look but one, or so."""
+        self.late_s *= 0.5
+        lag, now = self.lag_s(), self.ledger.now()
+        if lag > LAG_WORTH_A_WORD_S and now > self._said + SAY_EVERY_S:
+            self._said = now
+            logger.warning(json.dumps({"warning": "predicted steps begin late", "lag_s": round(lag, 3)}))
         self.monitor.look(lambda record: self.metrics.stepped(record.tokens))
 
     @property
@@ -115,6 +135,12 @@ class Served:
             message = f"{here} requests run or wait, and the queue takes no more: try again later"
             wait = self.ledger.seconds_until_room(self.engine.engine.scheduler.max_running)
             raise ApiError(429, message, code="queue_full", headers={"Retry-After": str(wait)})
+
+    def check_logprobs(self) -> None:
+        """400 where there are none to tell."""
+        if not self.logprobs:
+            message = "logprobs are not supported: no model stands behind this server"
+            raise ApiError(400, message, param="logprobs", code="unsupported")
 
     def check_model(self, asked: str | None) -> None:
         """404 where a request names another model."""

@@ -199,7 +199,8 @@ class Engine:
             self._fail(step, interrupt)
             raise
         outcome.now = self.clock.reach(outcome.now)
-        self.log.append(StepRecord(began, outcome.now - began, chunks, decodes))
+        seconds = outcome.now - began if outcome.seconds is None else outcome.seconds
+        self.log.append(StepRecord(began, seconds, chunks, decodes))
         self.steps += 1
         events, outcome.ended = self._take(outcome)
         self.scheduler.commit(outcome)

@@ -58,6 +58,8 @@ class Outcome:
     """Requests whose last token this was."""
     counts: Mapping[Request, int] = field(default_factory=dict)
     """How many tokens each request sampled whose drafts were verified: at least one, at most one more."""
+    seconds: float | None = None
+    """What it took where `now` does not tell: a predicted step may begin before the clock says so."""
     logprobs: Mapping[Request, list[TokenLogprobs]] | None = None
     """For requests that asked, one per sampled token."""
 

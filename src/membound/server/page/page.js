@@ -84,6 +84,7 @@ function tell(frame) {
   at("hits-bar").style.width = `${100 * (frame.hits ?? 0)}%`;
   show("step", milliseconds(frame.step_s));
   show("preemptions", frame.preemptions);
+  show("lag", frame.lag > 0.02 ? `, ${milliseconds(frame.lag)} behind` : "");
 }
 
 // ---- TTFT, TPOT and goodput against the SLO ----
