@@ -12,13 +12,15 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
+from starlette.types import Message
 
 from membound.errors import InputError
 from membound.server import about, chat, completions, feed
 from membound.server.errors import ANSWERS, ApiError, api_error, of_validation
 from membound.server.guard import Guard
-from membound.server.log import RequestLog
+from membound.server.log import RequestLog, logger
 from membound.server.served import Served
+from membound.server.settings import Settings
 from membound.server.streams import ClientGoneError
 
 LOOK_S = 0.5
@@ -29,6 +31,7 @@ def create_app(served: Served) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await _warm_up(app, served.settings)
         task = asyncio.create_task(_look(served))
         yield
         task.cancel()
@@ -62,6 +65,33 @@ def create_app(served: Served) -> FastAPI:
         )
     app.add_middleware(RequestLog)
     return app
+
+
+async def _warm_up(app: FastAPI, settings: Settings) -> None:
+    """What is built for the first request takes tens of milliseconds: better before anyone waits."""
+    headers = [(b"content-type", b"application/json")]
+    if settings.api_key is not None:
+        headers.append((b"authorization", f"Bearer {settings.api_key}".encode()))
+
+    async def empty() -> Message:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def nobody(message: Message) -> None:
+        pass
+
+    logger.disabled = True
+    posts = ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize")
+    gets = ("/v1/models", "/version", "/metrics")
+    for method, path in [("POST", path) for path in posts] + [("GET", path) for path in gets]:
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": list(headers),
+            "query_string": b"",
+        }
+        await app(scope, empty, nobody)
+    logger.disabled = False
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

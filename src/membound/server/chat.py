@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from membound.server.answers import Gathered, chat_logprobs, usage_of
 from membound.server.errors import ApiError
@@ -19,7 +19,7 @@ from membound.server.log import Told
 from membound.server.messages import Message, for_template
 from membound.server.sampling import sampling_of
 from membound.server.served import Served
-from membound.server.streams import DONE, EventStream, sse, unless_gone
+from membound.server.streams import DONE, EventStream, sse, to_json, unless_gone
 from membound.server.tools import (
     Call,
     Function,
@@ -134,7 +134,7 @@ async def chat_completions(fields: ChatFields, request: Request) -> Response:
     if fields.stream:
         include_usage = fields.stream_options is not None and fields.stream_options.include_usage
         return EventStream(_streamed(turn, include_usage=include_usage))
-    return JSONResponse(await unless_gone(request, _whole(turn)))
+    return Response(await unless_gone(request, _whole(turn)), media_type="application/json")
 
 
 def _job(fields: ChatFields, tools: Tools, served: Served) -> Job:
@@ -163,7 +163,7 @@ def _grammar(fields: ChatFields, tools: Tools) -> tuple[str, str] | None:
     return found
 
 
-async def _whole(turn: Turn) -> dict[str, Any]:
+async def _whole(turn: Turn) -> bytes:
     gathered = Gathered()
     async with following(turn.served, turn.told, [turn.job]) as news:
         async for events in news:
@@ -177,11 +177,15 @@ async def _whole(turn: Turn) -> dict[str, Any]:
     if calls:
         message["content"] = content or None
         message["tool_calls"] = [call.as_json() for call in calls]
-    logprobs = None
-    if turn.job.sampling.logprobs is not None:
-        logprobs = chat_logprobs(turn.served.text, gathered.token_ids, gathered.logprobs)
-    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}
-    return {**turn.head, "choices": [choice], "usage": usage_of(news.entries)}
+
+    def body() -> bytes:
+        logprobs = None
+        if turn.job.sampling.logprobs is not None:
+            logprobs = chat_logprobs(turn.served.text, gathered.token_ids, gathered.logprobs)
+        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}
+        return to_json({**turn.head, "choices": [choice], "usage": usage_of(news.entries)})
+
+    return await asyncio.to_thread(body)
 
 
 async def _streamed(turn: Turn, *, include_usage: bool) -> AsyncGenerator[bytes, None]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from membound.server.answers import Gathered, completion_logprobs, usage_of
 from membound.server.fields import GenerationFields, TokenId
@@ -16,7 +16,7 @@ from membound.server.guidance import grammar_of
 from membound.server.log import Told
 from membound.server.sampling import sampling_of
 from membound.server.served import Served
-from membound.server.streams import DONE, EventStream, sse, unless_gone
+from membound.server.streams import DONE, EventStream, sse, to_json, unless_gone
 from membound.serving.async_engine import Job
 
 router = APIRouter()
@@ -61,7 +61,8 @@ async def completions(fields: CompletionFields, request: Request) -> Response:
     if fields.stream:
         include_usage = fields.stream_options is not None and fields.stream_options.include_usage
         return EventStream(_streamed(served, told, jobs, head, include_usage=include_usage))
-    return JSONResponse(await unless_gone(request, _whole(served, told, jobs, head)))
+    body = await unless_gone(request, _whole(served, told, jobs, head))
+    return Response(body, media_type="application/json")
 
 
 def _jobs(fields: CompletionFields, served: Served) -> list[Job]:
@@ -90,19 +91,23 @@ def _prompts(fields: CompletionFields, served: Served) -> list[list[int]]:
     return prompts or [alone]
 
 
-async def _whole(served: Served, told: Told, jobs: list[Job], head: dict[str, Any]) -> dict[str, Any]:
+async def _whole(served: Served, told: Told, jobs: list[Job], head: dict[str, Any]) -> bytes:
     gathered = [Gathered() for _ in jobs]
     async with following(served, told, jobs) as news:
         async for events in news:
             for index, event in events:
                 gathered[index].take(event)
-    choices = []
-    for index, choice in enumerate(gathered):
-        logprobs = None
-        if jobs[index].sampling.logprobs is not None:
-            logprobs, _ = completion_logprobs(served.text, choice.token_ids, choice.logprobs, 0)
-        choices.append(_choice(index, choice.text, choice.finish_reason, logprobs))
-    return {**head, "choices": choices, "usage": usage_of(news.entries)}
+
+    def body() -> bytes:
+        choices = []
+        for index, (choice, job) in enumerate(zip(gathered, jobs, strict=True)):
+            logprobs = None
+            if job.sampling.logprobs is not None:
+                logprobs, _ = completion_logprobs(served.text, choice.token_ids, choice.logprobs, 0)
+            choices.append(_choice(index, choice.text, choice.finish_reason, logprobs))
+        return to_json({**head, "choices": choices, "usage": usage_of(news.entries)})
+
+    return await asyncio.to_thread(body)
 
 
 async def _streamed(
