@@ -1,5 +1,7 @@
 """What the official client gets."""
 
+from typing import Any
+
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
@@ -134,13 +136,28 @@ def test_logprobs(live: Live) -> None:
         assert len(top) == 2
 
     chat = live.client.chat.completions.create(
-        model="smollm2", messages=QUESTION, max_tokens=3, temperature=0, logprobs=True, top_logprobs=4
+        model="smollm2", messages=QUESTION, max_tokens=30, temperature=0, logprobs=True, top_logprobs=4
     )
+    assert chat.choices[0].finish_reason == "stop"
     content = chat.choices[0].logprobs
     assert content is not None
     assert content.content is not None
     assert "".join(each.token for each in content.content) == chat.choices[0].message.content
-    assert [len(each.top_logprobs) for each in content.content] == [4, 4, 4]
+    assert {len(each.top_logprobs) for each in content.content} == {4}
+
+
+def test_penalties_and_stop_ids(live: Live) -> None:
+    def text(**options: Any) -> str:
+        answer = live.client.completions.create(
+            model="smollm2", prompt="ha ha ha ha ha", max_tokens=12, temperature=0, extra_body=options
+        )
+        return answer.choices[0].text
+
+    free = text()
+    assert free.count("ha") > 8
+    assert text(frequency_penalty=2).count("ha") < free.count("ha")
+    assert text(presence_penalty=2, repetition_penalty=1.5).count("ha") < free.count("ha")
+    assert text(stop_token_ids=live.served.text.encode(" ha")) == ""
 
 
 def test_logit_bias_forbids_and_forces(live: Live) -> None:

@@ -44,6 +44,14 @@ def shown_token(text: TextCodec, token: int) -> str:
     return text.token_bytes(token).decode("utf-8", "replace")
 
 
+def _shown(
+    text: TextCodec, token_ids: Sequence[int], found: Sequence[TokenLogprobs]
+) -> list[tuple[int, TokenLogprobs]]:
+    """Without control tokens, the end above all: they are not in the text either."""
+    pairs = zip(token_ids, found, strict=True)
+    return [(token, each) for token, each in pairs if text.text_bytes(token)]
+
+
 def chat_logprobs(
     text: TextCodec, token_ids: Sequence[int], found: Sequence[TokenLogprobs]
 ) -> dict[str, Any]:
@@ -55,7 +63,7 @@ def chat_logprobs(
 
     content = [
         {**item(token, each.chosen), "top_logprobs": [item(*pair) for pair in each.top]}
-        for token, each in zip(token_ids, found, strict=True)
+        for token, each in _shown(text, token_ids, found)
     ]
     return {"content": content, "refusal": None}
 
@@ -64,19 +72,20 @@ def completion_logprobs(
     text: TextCodec, token_ids: Sequence[int], found: Sequence[TokenLogprobs], offset: int
 ) -> tuple[dict[str, Any], int]:
     """As completions have them, and where the next token's text begins; `offset`: where this one's does."""
-    tokens = [shown_token(text, token) for token in token_ids]
+    shown = _shown(text, token_ids, found)
+    tokens = [shown_token(text, token) for token, _ in shown]
     offsets = []
     for token in tokens:
         offsets.append(offset)
         offset += len(token)
     tops = []
-    for token, each in zip(tokens, found, strict=True):
+    for token, (_, each) in zip(tokens, shown, strict=True):
         top = {shown_token(text, id): logprob for id, logprob in each.top}
         top.setdefault(token, each.chosen)
         tops.append(top)
     logprobs = {
         "tokens": tokens,
-        "token_logprobs": [each.chosen for each in found],
+        "token_logprobs": [each.chosen for _, each in shown],
         "top_logprobs": tops,
         "text_offset": offsets,
     }
