@@ -55,6 +55,15 @@ def test_another_endpoint_is_found_through_noise(shipped: Deployment) -> None:
     assert max(errors(shipped, Factors(server_s=0.018), exact)) > 0.4
 
 
+def test_two_disturbed_probes_do_not_pull(shipped: Deployment) -> None:
+    truth = Factors(memory=1.2, math=1.3, fixed=1.4, server_s=0.03)
+    disturbed = probes(shipped, truth, 0.02)
+    disturbed[3] = replace(disturbed[3], seconds=9 * disturbed[3].seconds)
+    disturbed[9] = replace(disturbed[9], seconds=2 * disturbed[9].seconds)
+    found = fit(shipped, disturbed, step_tokens=2048, server_s=0.018)
+    assert max(errors(shipped, found, probes(shipped, truth))) < 0.1
+
+
 def test_no_share_exceeds_one(shipped: Deployment) -> None:
     applied = Factors(memory=0.1, math=0.1).applied(shipped.calibration)
     assert all(kind.bandwidth <= 1 for kind in applied.kinds.values())

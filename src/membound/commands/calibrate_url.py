@@ -19,7 +19,7 @@ from membound.measuring import fine_loop
 from membound.measuring.clients import Job, run_job
 from membound.measuring.http import Pool, endpoint
 from membound.measuring.prepare import Prepared, prepare
-from membound.measuring.probing import probe_batches, probe_prompts
+from membound.measuring.probing import probe
 from membound.measuring.sender import Asking
 from membound.measuring.summary import Measured
 from membound.simulation.engines import EngineSettings, engine_settings
@@ -100,7 +100,7 @@ def calibrate_url(question: Question, *, write: Path | None, json: bool) -> None
         "held_out_rate": offered.rate,
         "probes": [asdict(sample) for sample in samples],
         "seconds": time.perf_counter() - began,
-        "warnings": measured.warnings,
+        "warnings": [*measured.warnings, *_doubts(rows)],
     }
     if write is not None:
         try:
@@ -130,13 +130,13 @@ def _job(question: Question) -> Job:
 
 def _probe(job: Job, question: Question, say: Any) -> list[Sample]:
     lengths = [length for length in LENGTHS if length <= question.max_prompt]
-    batches = [batch for batch in BATCHES if batch <= question.max_batch]
-    say("warming up")
-    probe_batches(job, [1], SHORT, say)
-    samples = probe_prompts(job, lengths, say)
-    samples += probe_batches(job, batches, SHORT, say)
+    sizes = [batch for batch in BATCHES if batch <= question.max_batch]
+    batches = [(batch, SHORT) for batch in sizes]
     if question.max_prompt >= LONG:
-        samples += probe_batches(job, batches[::3], LONG, say)
+        batches += [(batch, LONG) for batch in sizes[::3]]
+    say("warming up")
+    probe(job, [], [(1, SHORT)], say)
+    samples = probe(job, lengths, batches, say)
     if len(samples) < 4 or not any(sample.batch for sample in samples):
         raise RunError(f"{question.url}: only {len(samples)} of the probes succeeded, too few for a fit")
     return samples
@@ -203,6 +203,17 @@ def _errors(
         "probes_median_error": median(probes),
         "probes_largest_error": max(probes),
     }
+
+
+def _doubts(rows: Sequence[Row]) -> list[str]:
+    """Whether the fit is worth keeping."""
+    before, after = (median(abs(row.errors[place]) for row in rows) for place in (0, 1))
+    if after <= before:
+        return []
+    return [
+        f"the fit errs more on unseen traffic ({after:.1%}) than what was shipped ({before:.1%}): the probes "
+        "were disturbed, or the endpoint is not what --model, --on and --engine say; do not use it"
+    ]
 
 
 def _print(

@@ -2,7 +2,8 @@
 
 What reads memory, what multiplies, and what does not depend on the load each get a factor; the server gets
 its time per request. Probes of one endpoint tell no more than that apart; the forms of the shipped fit stay.
-Residuals are of logarithms, so that a probe counts by its relative error; Gauss-Newton on four parameters.
+Residuals are of logarithms, so that a probe counts by its relative error, and those far off by its root (soft
+L1), so that a disturbed probe does not pull; Gauss-Newton on four parameters.
 """
 
 from __future__ import annotations
@@ -101,11 +102,11 @@ def fit(deployment: Deployment, samples: Sequence[Sample], *, step_tokens: int, 
     def residuals(logs: Vector) -> Vector:
         factors = _factors(logs, server_s)
         tried = replace(deployment, calibration=factors.applied(shipped))
-        found = [
-            np.log(predicted_s(tried, sample, step_tokens, factors.server_s) / sample.seconds) / NOISE
-            for sample in samples
+        ratios = [
+            predicted_s(tried, sample, step_tokens, factors.server_s) / sample.seconds for sample in samples
         ]
-        return np.array([*found, *(logs / PRIORS)])
+        found = np.log(ratios) / NOISE
+        return np.concatenate([np.sign(found) * np.sqrt(2 * (np.sqrt(1 + found**2) - 1)), logs / PRIORS])
 
     logs: Vector = np.zeros(len(PRIORS))
     present = residuals(logs)

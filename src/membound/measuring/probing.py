@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from statistics import median
 
 from membound.costs.endpoint_fit import Sample
 from membound.measuring.clients import Job, Run, run_job
@@ -18,38 +17,44 @@ from membound.measuring.record import Record
 from membound.workloads.metrics import percentile
 from membound.workloads.offered import Offered
 
-REPEATS = 3
+ROUNDS, REPEATS = 3, 2
 OUTPUT = 64  # tokens of each request of a batch
 LEAST_STEPS = 8  # in a window that counts
 
 Say = Callable[[str], None]
+Batch = tuple[int, int]  # requests at once, and the tokens of their prompts
 
 
-def probe_prompts(job: Job, lengths: Sequence[int], say: Say) -> list[Sample]:
-    """Seconds to the first token of prompts that have the server for themselves: the median of three."""
-    samples = []
-    for length in lengths:
-        say(f"a prompt of {length} tokens")
-        offered = Offered(concurrency=1, requests=REPEATS, prompt=length, output=1)
-        times = [r.timing.ttft_s for r in _run(job, offered).records if r.succeeded]
-        known = [time for time in times if time is not None]
-        if not known:
-            break
-        samples.append(Sample(0, length, median(known)))
-    return samples
+def probe(job: Job, lengths: Sequence[int], batches: Sequence[Batch], say: Say) -> list[Sample]:
+    """Prompts of these lengths alone, to their first tokens, and steps of these batches.
 
-
-def probe_batches(job: Job, batches: Sequence[int], prompt: int, say: Say) -> list[Sample]:
-    """Seconds of a step of each batch size, at contexts around `prompt` and half of the output."""
-    samples = []
-    for batch in batches:
-        say(f"{batch} at once, with {prompt} tokens each")
-        offered = Offered(concurrency=batch, requests=batch, prompt=prompt, output=OUTPUT)
-        sample = step_of(_run(job, offered).records)
-        if sample is None:
-            break
-        samples.append(sample)
-    return samples
+    All is asked in several rounds, so that a disturbance does not fall on one probe alone, and since
+    disturbances only ever add, the lower quartile counts.
+    """
+    prompts: dict[int, list[float]] = {}
+    steps: dict[Batch, list[Sample]] = {}
+    refused: set[Batch] = set()
+    for number in range(ROUNDS):
+        for length in lengths:
+            say(f"round {number + 1} of {ROUNDS}: a prompt of {length} tokens")
+            offered = Offered(concurrency=1, requests=REPEATS, prompt=length, output=1)
+            times = (r.timing.ttft_s for r in _run(job, offered).records if r.succeeded)
+            prompts.setdefault(length, []).extend(time for time in times if time is not None)
+        for batch in batches:
+            if any(batch[0] >= other[0] and batch[1] >= other[1] for other in refused):
+                continue  # the server does not run so many at once
+            say(f"round {number + 1} of {ROUNDS}: {batch[0]} at once, with {batch[1]} tokens each")
+            offered = Offered(concurrency=batch[0], requests=batch[0], prompt=batch[1], output=OUTPUT)
+            sample = step_of(_run(job, offered).records)
+            if sample is not None:
+                steps.setdefault(batch, []).append(sample)
+            elif batch not in steps:
+                refused.add(batch)
+    found = [Sample(0, length, percentile(times, 0.25)) for length, times in prompts.items() if times]
+    return found + [
+        replace(samples[0], seconds=percentile([one.seconds for one in samples], 0.25))
+        for samples in steps.values()
+    ]
 
 
 def step_of(records: Sequence[Record]) -> Sample | None:
