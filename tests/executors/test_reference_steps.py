@@ -47,7 +47,9 @@ def served(
         scheduler.add(request)
     while (step := scheduler.schedule()) is not None:
         outcome = executor.execute(step, now=0.0, until=0.0)
-        outcome.ended = [r for r, new in outcome.tokens.items() if r.output_length + len(new) == count]
+        outcome.ended = [
+            r for r, new in (outcome.tokens or {}).items() if r.output_length + len(new) == count
+        ]
         scheduler.commit(outcome)
         scheduler.check()
     return [request.tokens for request in requests], scheduler

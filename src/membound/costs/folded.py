@@ -21,6 +21,7 @@ FIRST_ROWS = 1024  # entries of a table when it is made; it doubles when more ar
 KEPT = 200_000  # values kept of what has no table: fractions of rows, of which there is no end
 
 Terms = tuple[float, float, float, float, float, float]
+Polynomials = tuple[float, float, float, float, float]
 Chunk = tuple[int, int, int]  # new tokens, cached tokens, rows that sample
 
 
@@ -138,7 +139,7 @@ class FoldedStage:
         self._recurrent = bool(self._rows.memory[:, 2].any() or self._rows.math[:, 2].any())
         self._by_rows: list[float] = []
         self._by_sampled: list[float] = []
-        self._decoding: dict[int, Terms] = {}
+        self._decoding: dict[int, Polynomials] = {}
         self._kept: dict[tuple[float, float], float] = {}
         one_kernel = len(self._one.memory) == len(self._many.memory) == 1
         # One attention over all cached tokens at a sharpness of two: the common case, written out.
@@ -194,25 +195,25 @@ class FoldedStage:
         terms = self._decoding.get(sequences)
         if terms is None:
             terms = self._decoding[sequences] = self._decoding_terms(sequences)
-        base, of_key, memory, memory_key, math, math_key = terms
+        base, of_key, zeroth, first, second = terms
         keys = context + sequences
-        times = 0
-        while times < most:
-            reading, reckoning = memory + memory_key * keys, math + math_key * keys
-            now += base + of_key * keys + sqrt(reading * reading + reckoning * reckoning)
-            times += 1
+        for times in range(1, most + 1):
+            now += base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
             if now >= until:
-                break
+                return now, times
             keys += growth
-        return now, times
+        return now, most
 
-    def _decoding_terms(self, sequences: int) -> Terms:
-        """Seconds of so many sequences that decode: linear, memory and math, each with what a key adds."""
+    def _decoding_terms(self, sequences: int) -> Polynomials:
+        """Seconds of so many sequences that decode, by the keys they see: base + linear + √(quadratic)."""
         while sequences >= len(self._by_rows):
             self._grow_tables(2 * len(self._by_rows))
         base = self._by_rows[sequences] + self._by_sampled[sequences] + self._of_sequence * sequences
         more, of_key, memory, memory_key, math, math_key = self._one_terms.decoding(sequences)
-        return base + more, of_key, memory, memory_key, math, math_key
+        return (
+            base + more, of_key, memory**2 + math**2, 2 * (memory * memory_key + math * math_key),
+            memory_key**2 + math_key**2,
+        )  # fmt: skip
 
     def _of_rows(self, rows: float, sequences: float) -> float:
         """Everything that depends on rows, sequences and the experts that the rows choose."""

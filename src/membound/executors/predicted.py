@@ -16,7 +16,6 @@ Window = int | None
 Chunk = tuple[int, int, int]  # new tokens, cached tokens, rows that sample
 
 NOBODY: tuple[Request, ...] = ()
-NOTHING: dict[Request, list[int]] = {}
 
 
 class StepSeconds(Protocol):
@@ -89,7 +88,7 @@ class PredictedExecutor:
         now, times = self.cost.run(step.decodes, step.context, step.growth, now, until, most)
         self._steps += times
         ended = self._ended() if self._next and self._next[0] == self._steps else NOBODY
-        return Outcome(now, times, self._sampled(step, times) if self._token else NOTHING, ended)
+        return Outcome(now, times, self._sampled(step, times) if self._token else None, ended)
 
     def _with_chunks(self, step: Step, now: float) -> Outcome:
         chunks = []
@@ -104,18 +103,18 @@ class PredictedExecutor:
                 if not left:
                     ended.append(request)
                     del self._outputs[request]
-                elif begun + left in self._ending:
-                    self._end_of[request] = begun + left
-                    self._ending[begun + left].append(request)
+                    continue
+                end = self._end_of[request] = begun + left
+                if end in self._ending:
+                    self._ending[end].append(request)
                 else:
-                    self._end_of[request] = begun + left
-                    self._ending[begun + left] = [request]
-                    heappush(self._next, begun + left)
+                    self._ending[end] = [request]
+                    heappush(self._next, end)
         now += self.cost.seconds(step.decodes, step.context, chunks)
         self._steps = begun
         if self._next and self._next[0] == begun:
             ended += self._ended()
-        return Outcome(now, 1, self._sampled(step, 1) if self._token else NOTHING, ended)
+        return Outcome(now, 1, self._sampled(step, 1) if self._token else None, ended)
 
     def _verified(self, step: Step, now: float) -> Outcome:
         """A step of a scheduler with drafts: everything is a chunk."""

@@ -231,7 +231,7 @@ class Engine:
         events: list[Event] = []
         ended = list(outcome.ended)
         now = outcome.now
-        for request, tokens in outcome.tokens.items():
+        for request, tokens in (outcome.tokens or {}).items():
             track = self._tracks.get(request)
             if track is None:
                 continue  # aborted

@@ -12,6 +12,7 @@ size: all requests of one bucket need a new block in the same step, and only tha
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from operator import attrgetter
 
 from membound.errors import InputError
@@ -67,6 +68,7 @@ class Scheduler:
         self._count = StepCount()
         self._decodes = 0  # caught-up requests: the head of `running`
         self._buckets: list[dict[Request, None]] = [{} for _ in range(block_tokens)]  # each in running order
+        self._ring = self._buckets * 2  # so that buckets in turn are a slice
         self._cached = 0  # tokens of the caught-up requests
         self._windowed = [ContextSum(window) for window in windows]  # the same within windows
         self._sharing = False  # whether any request ever had a prefix to share
@@ -189,8 +191,9 @@ class Scheduler:
         assert step is not None, "schedule a step first"
         assert 0 <= outcome.times <= step.repeat, f"the step ran {outcome.times} times of {step.repeat}"
         self._step = None
-        for request, tokens in outcome.tokens.items():
-            request.tokens.extend(tokens)
+        if outcome.tokens:
+            for request, tokens in outcome.tokens.items():
+                request.tokens.extend(tokens)
         if outcome.times:
             if step.decodes or not (self.prompts_first or self.drafts):
                 self._count_steps(outcome.times)
@@ -214,18 +217,21 @@ class Scheduler:
     def _count_steps(self, times: int) -> None:
         """A repeated step took its blocks one step after the other."""
         count = self._count
-        if times > 1:
-            later = range(count.steps + 1, count.steps + times)
-            if self._sharing:
-                for count.steps in later:
-                    self._grow(self._buckets[count.steps % self.block_tokens])
-            else:
-                growing: list[Request] = []
-                for steps in later:
-                    growing += self._buckets[steps % self.block_tokens]
-                self._grow(growing)
-                count.steps += times - 1
-        count.steps += 1
+        if times > 1 and self._sharing:
+            for _ in range(times - 1):
+                count.steps += 1
+                self._grow(self._buckets[count.steps % self.block_tokens])
+            count.steps += 1
+        elif times > 1:
+            begin = (count.steps + 1) % self.block_tokens
+            rounds, rest = divmod(times - 1, self.block_tokens)
+            buckets = self._ring[begin : begin + rest]
+            if rounds:
+                buckets = self._ring[begin : begin + self.block_tokens] * rounds + buckets
+            self._grow(list(chain.from_iterable(buckets)))
+            count.steps += times
+        else:
+            count.steps += 1
         self._cached += times * self._decodes
         for context in self._windowed:
             context.advance(times, count.steps)
@@ -249,7 +255,7 @@ class Scheduler:
 
     def _take_in(self, request: Request, tokens: int, outcome: Outcome) -> None:
         """A chunk was computed, perhaps with drafts, of which only those that proved right count."""
-        verified = outcome.counts.get(request)
+        verified = outcome.counts.get(request) if outcome.counts else None
         if request.advance(tokens if verified is None else 1):
             if request.first_token is None:
                 request.first_token = outcome.now

@@ -1,7 +1,7 @@
 """The seam between the scheduler and whoever carries its steps out."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -52,11 +52,11 @@ class Outcome:
     """The time after it, in seconds."""
     times: int = 1
     """How many times it ran: 1 … step.repeat; 0 if it failed, and nothing was computed."""
-    tokens: Mapping[Request, list[int]] = field(default_factory=dict)
-    """The sampled ids of each request that sampled, one per time; empty where tokens have no ids."""
+    tokens: Mapping[Request, list[int]] | None = None
+    """The sampled ids of each request that sampled, one per time; None where tokens have no ids."""
     ended: Collection[Request] = ()
     """Requests whose last token this was."""
-    counts: Mapping[Request, int] = field(default_factory=dict)
+    counts: Mapping[Request, int] | None = None
     """How many tokens each request sampled whose drafts were verified: at least one, at most one more."""
     seconds: float | None = None
     """What it took where `now` does not tell: a predicted step may begin before the clock says so."""

@@ -12,12 +12,11 @@ from itertools import count
 
 from membound.serving.request import Request
 from membound.simulation.disaggregation import Handover
-from membound.simulation.replica import NEVER, Engine
+from membound.simulation.replica import NEVER, Ended, Engine
 from membound.simulation.routing import Router
 from membound.workloads.arrivals import Arrival, Traffic
 
 Admit = Callable[[Arrival, float], Request | None]
-Ended = Callable[[Request], None]
 
 
 class Feed:
@@ -74,11 +73,14 @@ class Cluster:
         done.
         """
         feed = Feed(traffic, delay_s)
-        engines, ends, sent = self.engines, self._ends, self._sent
         responds = traffic.responds
         remembers = responds or self.handover is not None
+        if not remembers:
+            self._run_open(feed, admit, ended)
+            return
+        engines, ends, sent = self.engines, self._ends, self._sent
         entries = engines if self.handover is None else engines[: self.handover.prefills]
-        cautious = remembers and len(engines) > 1  # an end at one may bring a request to another
+        cautious = len(engines) > 1  # an end at one may bring a request to another
         while True:
             moment = feed.moment
             if ends and ends[0][0] <= moment:
@@ -93,15 +95,12 @@ class Cluster:
                 number = heappop(ends)[1]
                 ready.append(number)
                 for request in engines[number].finish():
-                    if remembers and self._handed_over(request, number):
+                    if self._handed_over(request, number):
                         continue
                     ended(request)
-                    if responds:
-                        following = traffic.after(self._arrivals[request], moment)
-                        if following is not None:
-                            feed.bring(following)
-                    if remembers:
-                        del self._arrivals[request]
+                    following = traffic.after(self._arrivals.pop(request), moment) if responds else None
+                    if following is not None:
+                        feed.bring(following)
             while feed.moment <= moment:
                 arrival = feed.pop()
                 new = admit(arrival, moment)
@@ -109,8 +108,7 @@ class Cluster:
                     continue
                 number = self.router.choose(new, entries) if len(entries) > 1 else 0
                 engines[number].add(new, arrival.output_tokens if self.handover is None else 1)
-                if remembers:
-                    self._arrivals[new] = arrival
+                self._arrivals[new] = arrival
                 if number not in ready and engines[number].ends == NEVER:
                     ready.append(number)
             if sent:
@@ -126,6 +124,33 @@ class Cluster:
                 engines[number].start(moment, until)
                 if engines[number].ends != NEVER:
                     heappush(ends, (engines[number].ends, number))
+
+    def _run_open(self, feed: Feed, admit: Admit, ended: Ended) -> None:
+        """Traffic that nothing brings about: between arrivals every engine goes on by itself.
+
+        The same order of events, but for ends, which come engine by engine.
+        """
+        engines, router = self.engines, self.router
+        alone = len(engines) == 1
+        while (moment := feed.moment) != NEVER:
+            self.now = moment
+            for engine in engines:
+                if engine.ends <= moment:
+                    engine.advance(moment, ended)
+            while feed.moment <= moment:
+                arrival = feed.pop()
+                new = admit(arrival, moment)
+                if new is not None:
+                    number = 0 if alone else router.choose(new, engines)
+                    engines[number].add(new, arrival.output_tokens)
+            for engine in engines:
+                if engine.ends == NEVER:
+                    engine.start(moment, feed.moment)
+        for engine in engines:
+            while (moment := engine.ends) != NEVER:
+                self.now = max(self.now, moment)
+                engine.advance(moment, ended)
+                engine.start(moment, NEVER)
 
     def _handed_over(self, request: Request, number: int) -> bool:
         """Whether a request that ended at an engine goes on at another."""

@@ -6,7 +6,7 @@ come. Between the two others may add requests; they wait for the next step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from membound.executors.predicted import (
@@ -22,6 +22,7 @@ from membound.serving.step import Outcome, Step
 from membound.simulation.watch import Watch
 
 NEVER = float("inf")
+Ended = Callable[[Request], None]
 
 
 class Engine(Protocol):
@@ -54,6 +55,10 @@ class Engine(Protocol):
 
     def finish(self) -> list[Request]:
         """Commit the step under way: its time has come. The requests that ended."""
+        ...
+
+    def advance(self, until: float, ended: Ended) -> None:
+        """All that is under way and done by `until`, and the steps that follow; none begins at `until`."""
         ...
 
 
@@ -103,6 +108,27 @@ class Replica:
         self._outcome = None
         self.ends = NEVER
         return self.scheduler.commit(outcome)
+
+    def advance(self, until: float, ended: Ended) -> None:
+        scheduler, commit, schedule = self.scheduler, self.scheduler.commit, self.scheduler.schedule
+        execute, see = self.executor.execute, self.watch.see
+        now = self.ends
+        while now <= until:
+            assert self._outcome is not None
+            for request in commit(self._outcome):
+                ended(request)
+            step = schedule() if now < until else None
+            if step is None:
+                self._outcome = None
+                self.ends = NEVER
+                return
+            if step.chunks:
+                self.carry_out(step, now, until)
+            else:
+                self._outcome = outcome = execute(step, now, until)
+                self.ends = outcome.now
+                see(now, step, outcome, scheduler)
+            now = self.ends
 
 
 class Pace:
@@ -170,3 +196,11 @@ class Lockstep:
     def finish(self) -> list[Request]:
         self.ends = NEVER
         return [request for rank in self._ranks if rank.ends != NEVER for request in rank.finish()]
+
+    def advance(self, until: float, ended: Ended) -> None:
+        while self.ends <= until:
+            now = self.ends
+            for request in self.finish():
+                ended(request)
+            if now < until:
+                self.start(now, until)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, log
 
@@ -39,7 +39,7 @@ class Watch:
         self.used_block_s = 0.0
         self.most_used = 0  # blocks
         self.held_s: dict[str, float] = {}  # seconds in which requests waited, by what they waited for
-        self.gaps: Counter[int] = Counter()  # of ITL: bin -> tokens
+        self.gaps: dict[int, int] = {}  # of ITL: bin -> tokens
         self.gap_s = 0.0
         self.moments: list[Moment] = []
         self.spacing_s = 0.05
@@ -49,7 +49,8 @@ class Watch:
     def see(self, now: float, step: Step, outcome: Outcome, scheduler: Scheduler) -> None:
         """A step that began at `now` and will have come to `outcome`."""
         times = outcome.times
-        seconds = outcome.now - now
+        end = outcome.now
+        seconds = end - now
         decodes = step.decodes
         used = self.blocks - scheduler.pool.free
         self.steps += times
@@ -57,31 +58,37 @@ class Watch:
         self.used_block_s += used * seconds
         if used > self.most_used:
             self.most_used = used
-        chunk_tokens: int = 0
         if step.chunks:
             for _, count in step.chunks:
-                chunk_tokens += count
-            self.chunk_tokens += chunk_tokens
+                self.chunk_tokens += count
         if decodes:
+            each = seconds / times
+            count = decodes * times
+            self.decoded_tokens += count
             if self._sampled_at:
-                self._after_a_stall(now + seconds / times)
-                count = decodes * (times - 1)
-            else:
-                count = decodes * times
-            self.decoded_tokens += decodes * times
-            self.gap_s += seconds / times * count
-            self.gaps[int(log(seconds / times) * BINS)] += count
+                self._after_a_stall(now + each)
+                count -= decodes
+            self.gap_s += each * count
+            self._gap(each, count)
         elif outcome.counts:  # drafts were verified: one event for each request, with several tokens
             self.decoded_tokens += sum(outcome.counts.values())
             self.gap_s += seconds * len(outcome.counts)
-            self.gaps[int(log(seconds) * BINS)] += len(outcome.counts)
+            self._gap(seconds, len(outcome.counts))
         elif len(step.running) > len(step.chunks):
             self._stall(now, step, outcome)
         if scheduler.waiting:
-            what = _held_by(scheduler, decodes + chunk_tokens)
+            what = _held_by(scheduler, step)
             self.held_s[what] = self.held_s.get(what, 0.0) + seconds
-        if outcome.now >= self._next_moment:
-            self._remember(step, outcome.now, used, len(scheduler.waiting))
+        if end >= self._next_moment:
+            self._remember(step, end, used, len(scheduler.waiting))
+
+    def _gap(self, seconds: float, count: int) -> None:
+        """So many gaps between tokens."""
+        place = int(log(seconds) * BINS)
+        if place in self.gaps:
+            self.gaps[place] += count
+        else:
+            self.gaps[place] = count
 
     def _stall(self, now: float, step: Step, outcome: Outcome) -> None:
         """Prompts alone: those that decode wait, and those that catch up begin to."""
@@ -93,7 +100,7 @@ class Watch:
     def _after_a_stall(self, end: float) -> None:
         for since, count in self._sampled_at:
             if count:
-                self.gaps[int(log(end - since) * BINS)] += count
+                self._gap(end - since, count)
                 self.gap_s += (end - since) * count
         self._sampled_at.clear()
 
@@ -112,7 +119,7 @@ class Watch:
         self._next_moment = self.spacing_s * (int(until / self.spacing_s) + 1)
 
 
-def gap_percentiles(gaps: Counter[int], shares: tuple[float, ...]) -> list[float]:
+def gap_percentiles(gaps: Mapping[int, int], shares: tuple[float, ...]) -> list[float]:
     """Of binned gaps, in seconds: the middle of the bin in which each share of the tokens is reached."""
     total, reached, found = sum(gaps.values()), 0, []
     wanted = list(shares)
@@ -124,10 +131,10 @@ def gap_percentiles(gaps: Counter[int], shares: tuple[float, ...]) -> list[float
     return found
 
 
-def _held_by(scheduler: Scheduler, tokens: int) -> str:
+def _held_by(scheduler: Scheduler, step: Step) -> str:
     """Why the first in line does not run."""
     if len(scheduler.running) >= scheduler.max_running:
         return "max-num-seqs"
-    if tokens >= scheduler.max_step_tokens:
+    if step.tokens >= scheduler.max_step_tokens:
         return "max-batched-tokens"
     return "kv-cache"
