@@ -522,6 +522,9 @@ def bench(
     burstiness: Annotated[
         float, typer.Option("--burstiness", help="1: Poisson; less: bursts; more: steadier; inf: even.")
     ] = 1.0,
+    jitter: Annotated[
+        float, typer.Option("--jitter", help="Spread a trace's arrivals over bins of so many seconds.")
+    ] = 0.0,
     prefix: Annotated[int, typer.Option("--prefix", help="Tokens that all prompts begin with.")] = 0,
     prefixes: Annotated[int, typer.Option("--prefixes", help="Of that many different beginnings.")] = 1,
     turns: Annotated[int, typer.Option("--turns", help="Turns of each conversation.")] = 1,
@@ -604,7 +607,8 @@ def bench(
     offered = loads(
         rate, concurrency, ramp, trace,
         requests=requests, prompt=prompt, output=output, lengths=lengths, burstiness=burstiness,
-        rate_scale=rate_scale, prefix=prefix, prefixes=prefixes, turns=turns, think_s=think, seed=seed,
+        rate_scale=rate_scale, jitter_s=jitter, prefix=prefix, prefixes=prefixes, turns=turns, think_s=think,
+        seed=seed,
     )  # fmt: skip
     bench_command(
         BenchQuestion(

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,12 @@ def _clients(offered: Offered) -> int:
     """As many processes as the load needs, at most one for each core."""
     rate = max(offered.rate or 0.0, *(offered.ramp or (0.0,))[:2]) * offered.rate_scale
     wanted = max(rate / PROCESS_REQUESTS_PER_S, rate * offered.output / PROCESS_TOKENS_PER_S)
-    return max(1, min(len(os.sched_getaffinity(0)), -int(-wanted // 1)))
+    return max(1, min(_cores(), ceil(wanted)))
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _best(points: Sequence[Point]) -> Point | None:

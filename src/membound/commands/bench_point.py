@@ -10,7 +10,7 @@ from typing import Any
 
 from membound.commands.predict import Prediction
 from membound.errors import InputError
-from membound.measuring.noise import intervals
+from membound.measuring.noise import intervals, rate_interval
 from membound.measuring.summary import Measured
 from membound.workloads.offered import Offered
 
@@ -41,13 +41,18 @@ def label(offered: Offered) -> str:
 
 
 def point_json(point: Point) -> dict[str, Any]:
+    around = intervals(point.measured)
     found = {
         "load": point.label,
         "rate": point.offered.rate,
         "concurrency": point.offered.concurrency,
         "run": point.run,
         **point.measured.as_json(),
-        "interval": intervals(point.measured),
+        "interval": {
+            **{name: found["mean"] for name, found in around.items()},
+            "output_tok_per_s": rate_interval(point.measured),
+        },
+        "intervals": around,
     }
     if point.prediction is not None:
         found["predicted"] = point.prediction.as_json()

@@ -53,6 +53,12 @@ def intervals(measured: Measured, seed: int = 0) -> dict[str, dict[str, tuple[fl
     return found
 
 
+def rate_interval(measured: Measured, seed: int = 0) -> tuple[float, float] | None:
+    """Of the throughput in output tokens/s."""
+    draws = _rate_draws(measured, seed)
+    return None if draws is None else _interval(draws)
+
+
 def differences(first: Sequence[Measured], second: Sequence[Measured], seed: int = 0) -> list[Difference]:
     """Of every figure that both sides have; several runs of a side are pooled by the mean of their figures.
 
