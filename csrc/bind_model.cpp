@@ -77,8 +77,8 @@ struct BoundModel {
 
 KvType kv_type_of(const std::string& name) {
     if (name == "f32") return KvType::f32;
-    if (name == "bf16") return KvType::bf16;
-    throw std::invalid_argument("KV cache type " + name + " is not known: use f32 or bf16");
+    if (name == "f16") return KvType::f16;
+    throw std::invalid_argument("KV cache type " + name + " is not known: use f32 or f16");
 }
 
 BoundModel* make_model(const nb::dict& dict, int64_t blocks, const std::string& kv_type, int threads,
@@ -199,7 +199,7 @@ void bind_model(nb::module_& m) {
     m.def("sample", &sample_logits, nb::arg("settings"), nb::arg("position"), nb::arg("logits"), nb::arg("isa") = "");
 
     nb::class_<BoundModel>(m, "Model")
-        .def(nb::new_(&make_model), nb::arg("spec"), nb::arg("blocks"), nb::arg("kv_type") = "bf16",
+        .def(nb::new_(&make_model), nb::arg("spec"), nb::arg("blocks"), nb::arg("kv_type") = "f16",
              nb::arg("threads") = 0, nb::arg("isa") = "", nb::arg("progress") = nb::none())
         .def("step", &step, nb::arg("tokens"), nb::arg("starts"), nb::arg("first_positions"), nb::arg("slots"),
              nb::arg("tables"), nb::arg("sample_rows"), nb::arg("settings") = nb::none())

@@ -18,7 +18,7 @@ constexpr int kPartitionBlocks = kPartitionTokens / kBlockTokens;
 // Query rows (tokens × heads that share a KV head) that attention takes at once.
 constexpr int kQueryRows = 48;
 
-enum class KvType : uint32_t { f32, bf16 };
+enum class KvType : uint32_t { f32, f16 };
 
 // Heads are padded to a multiple of 16 elements in the cache and in the rows of attention.
 constexpr int padded_head(int head_dim) { return (head_dim + 15) / 16 * 16; }

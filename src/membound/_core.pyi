@@ -125,12 +125,12 @@ class Model:
         self,
         spec: ModelSpec,
         blocks: int,
-        kv_type: str = "bf16",
+        kv_type: str = "f16",
         threads: int = 0,
         isa: str = "",
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """`kv_type` is f32 or bf16. `threads` of 0 takes all. `progress` is told the bytes packed so far."""
+        """`kv_type` is f32 or f16. `threads` of 0 takes all. `progress` is told the bytes packed so far."""
 
     def step(
         self,
