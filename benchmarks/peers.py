@@ -23,7 +23,7 @@ from membound.hardware.probe import processor_name
 from membound.models.pull import pull
 
 MODELS = ("smollm2", "gemma3", "qwen0.5b", "qwen1.5b")
-PROMPT, STEPS, PREFILL = 32, 48, 512
+PROMPT, STEPS, PREFILL = 32, 24, 512
 BATCHES = (1, 8, 32)
 PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
 

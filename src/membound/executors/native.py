@@ -193,8 +193,8 @@ class _Slot:
 def default_kv_type(weights: Weights) -> KvType:
     """What the cache holds unless told otherwise: f32 for a model in float32, and f16.
 
-    bf16, which takes the same room, keeps too few bits of keys with a large bias, as Qwen2.5's: on the 0.5B it
-    costs a mean KL divergence of 0.004 nats.
+    bf16, which takes the same room, keeps too few bits of keys with a large bias, as Qwen2.5's: on the 0.5B
+    it costs a mean KL divergence of 0.004 nats.
     """
     return "f32" if GGMLQuantizationType.F32 in matrix_types(weights) else "f16"
 
