@@ -1,72 +1,46 @@
-"""Closed-loop measurements of TPOT as sums over kernels, so that efficiencies can be fitted to them.
+"""Closed-loop measurements as sums over kernels, so that efficiencies can be fitted to them.
 
-In a closed loop of B requests, every request decodes `osl` tokens while the others' prompts pass through
-the same steps: TPOT = T(B) + (B · chunks / osl) · (T(B + C) - T(B)), with chunks of C prompt tokens.
+The steps of each measurement are recorded once with the real scheduler (membound.scoreboard.closed_loop);
+TTFT and TPOT are then sums of step seconds, and these are sums over kernels.
 """
 
 from __future__ import annotations
 
-import csv
-import re
-from collections import Counter
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from membound.costs.calibration import IDEAL
-from membound.costs.parallel import layout
-from membound.costs.precisions import precisions
-from membound.costs.roofline import Stage, StepCost
-from membound.errors import InputError
+from membound.costs.roofline import StepCost
 from membound.hardware.accelerator import RATES
-from membound.hardware.lookup import find
-from membound.models.names import dimensions_of
+from membound.scoreboard.recorded import Condensed, Recorder, cost_of
+from membound.scoreboard.rows import Deployment, Row
 
 Vector = NDArray[np.float64]
 KINDS = ("matmul", "attention", "prefill", "experts", "recurrence", "other")
-ENGINES = {
-    "vllm": "vllm",
-    "sglang": "sglang",
-    "trtllm": "trtllm",
-    "trt": "trtllm",
-    "TensorRT-LLM (PyTorch backend)": "trtllm",
-}
-GPUS = {"h100": "h100-sxm", "h200": "h200-sxm", "b200": "b200-sxm"}
-MODELS = {
-    "openai/gpt-oss-120b": "gpt-oss-120b",
-    "Qwen/Qwen3-32B": "Qwen3-32B",
-    "meta-llama/Llama-3.1-8B-Instruct": "Meta-Llama-3.1-8B",
-    "meta-llama/Llama-3.1-70B": "Meta-Llama-3.1-70B",
-    "meta-llama/Llama-3.3-70B-Instruct": "Meta-Llama-3.1-70B",
-    "meta-llama/Llama-3.1-405B-Instruct": "Meta-Llama-3.1-405B",
-    "Qwen/Qwen3-235B-A22B-FP8": "Qwen3-235B-A22B-FP8",
-    "Qwen/Qwen3-235B-A22B": "Qwen3-235B-A22B",
-    "deepseek-ai/DeepSeek-R1-0528": "DeepSeek-R1",
-}
-WEIGHTS = {"bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "fp4": "nvfp4", "mxfp4": None}
-CHUNK = 2048  # tokens of a prompt in one step: the engines' usual budget
+ENGINES = ("vllm", "sglang", "trtllm")
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Kernels of many steps, one entry each: seconds at the peaks, per layer."""
+    """Kernels of many steps, one entry each: seconds at the peaks, all layers together."""
 
     step: NDArray[np.int64]
     kind: NDArray[np.int64]
     bits: NDArray[np.int64]
-    layers: Vector
+    launches: Vector
     memory: Vector
     math: Vector
+    widened: Vector  # seconds at the peak for one operation on each weight that must be widened
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps to cost, two for each measurement: decoding alone, and with a chunk of a prompt."""
+    """Steps to cost, with their weights in the means of the measurement that they belong to."""
 
     kernels: Kernels
+    row: NDArray[np.int64]
     engine: NDArray[np.int64]
     layers: Vector
     sequences: Vector
@@ -74,125 +48,109 @@ class Steps:
     latencies: Vector  # seconds of a link's latency for each doubling of the ranks, all collectives together
     wire: Vector  # seconds of their bytes at the link's peak
     spread: Vector  # log2 of the expert-parallel ranks
+    ttft: Vector
+    tpot: Vector
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements that can be used, and why the others cannot."""
+    """Measurements and their steps; NaN where something was not measured."""
 
-    rows: list[dict[str, str]]
+    rows: list[Row]
     steps: Steps
-    share_with_chunk: Vector  # of the steps, by measurement
+    engine: NDArray[np.int64]
+    pairs: list[str]  # names of the factors of engines on parts
+    pair: NDArray[np.int64]
     tpot_s: Vector
-    excluded: Counter[str]
+    ttft_s: Vector
 
 
-@cache
-def _cost(model: str, gpu: str, weights: str | None, kv: str | None, tp: int, ep: int) -> StepCost:
-    known = dimensions_of(model)
-    formats = precisions(known, weights, kv)
-    return StepCost(known, find(gpu), formats, layout(tp, 1, ep), IDEAL, "none")
-
-
-def read_rows(path: Path) -> Measured:
-    """The usable rows of a file like end_to_end.csv."""
-    rows, pairs, shares, tpots, excluded = [], [], [], [], Counter[str]()
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            reason = _unusable(row)
-            if reason:
-                excluded[reason] += 1
-                continue
-            try:
-                pair, share = _pair(row)
-            except InputError as error:
-                excluded[str(error)] += 1
-                continue
-            rows.append(row)
-            pairs.append(pair)
-            shares.append(share)
-            tpots.append(float(row["tpot_mean_ms"] or row["tpot_p50_ms"]) / 1e3)
-    return Measured(rows, _steps(pairs), np.array(shares), np.array(tpots), excluded)
-
-
-def _unusable(row: dict[str, str]) -> str:
-    if not row["load_type"].startswith("closed-loop"):
-        return "not a closed loop"
-    if row["disagg"] == "True" or row["spec_decoding"] not in ("", "none"):
-        return "disaggregated or speculative"
-    if row["engine"] not in ENGINES:
-        return f"engine {row['engine']}"
-    if row["model"] not in MODELS or _gpu(row["gpu"]) is None or row["weights_dtype"] not in WEIGHTS:
-        return "model, GPU or format not in the catalog"
-    if not (row["tpot_mean_ms"] or row["tpot_p50_ms"]) or not row["tp"] or float(row["osl"] or 0) < 2:
-        return "no TPOT"
-    if row["dp"] not in ("", "1") or row["pp"] not in ("", "1") or row["dp_attention"].startswith("true"):
-        return "data or pipeline parallel"
-    ttft, whole = row["ttft_mean_ms"], row["e2e_mean_ms"]
-    if row["flag"] or (ttft and whole and float(ttft) > 0.5 * float(whole)):
-        return "queueing: TTFT over half of the whole"
-    return ""
-
-
-def _gpu(name: str) -> str | None:
-    found = re.search(r"[hb][12]00", name.lower())
-    plain = "pcie" not in name.lower() and "nvl" not in name.lower()
-    return GPUS.get(found[0]) if found and plain else None
-
-
-def _pair(row: dict[str, str]) -> tuple[list[tuple[Stage, Vector, StepCost, int]], float]:
-    """The two steps of a row, and the share of steps that carry a chunk."""
-    engine = list(dict.fromkeys(ENGINES.values())).index(ENGINES[row["engine"]])
-    shrink = 0.9 if "0.9x" in row["len_note"] else 1.0
-    prompt, output = float(row["isl"]) * shrink, float(row["osl"]) * shrink
-    batch = round(float(row["concurrency_or_rate"]))
-    gpu = _gpu(row["gpu"])
-    assert gpu is not None
-    kv = "fp8" if "fp8" in row["kv_dtype"] else None
-    cost = _cost(
-        MODELS[row["model"]], gpu, WEIGHTS[row["weights_dtype"]], kv, int(row["tp"]), int(row["ep"] or 1)
+def measured(rows: list[Row], record: Recorder) -> Measured:
+    """The closed loops among the rows."""
+    costs: dict[Deployment, StepCost] = {}
+    kernels: dict[str, list[Vector]] = {}
+    plain: dict[str, list[Vector]] = {}
+    count = 0
+    for place, row in enumerate(rows):
+        deployment = row.deployment
+        cost = costs.setdefault(deployment, cost_of(deployment, IDEAL))
+        kinds = record.condensed(row)
+        found = np.ascontiguousarray(kinds.features.T)
+        for name, values in _kernels(cost, found, count).items():
+            kernels.setdefault(name, []).append(values)
+        for name, values in _plain(cost, found, kinds, place, ENGINES.index(deployment.engine)).items():
+            plain.setdefault(name, []).append(values)
+        count += found.shape[1]
+    entries = {name: np.concatenate(values) for name, values in kernels.items()}
+    steps = {name: np.concatenate(values) for name, values in plain.items()}
+    for table, names in ((entries, ("step", "kind", "bits")), (steps, ("row", "engine"))):
+        for name in names:
+            table[name] = table[name].astype(np.int64)
+    nothing = float("nan")
+    pairs = sorted({_pair(row) for row in rows})
+    return Measured(
+        rows,
+        Steps(Kernels(**entries), **steps),  # type: ignore[arg-type]
+        np.array([ENGINES.index(row.deployment.engine) for row in rows]),
+        pairs,
+        np.array([pairs.index(_pair(row)) for row in rows]),
+        np.array([row.tpot_s or nothing for row in rows]),
+        np.array([row.measured.get("ttft_mean", nothing) for row in rows]),
     )
+
+
+def _pair(row: Row) -> str:
+    return f"offsets {row.deployment.engine} {row.deployment.part}"
+
+
+def _kernels(cost: StepCost, found: Vector, first: int) -> dict[str, Vector]:
     stage = cost.stages[0]
-    context = np.array([prompt + output / 2])
-    one = np.array([float(batch)])
-    chunk = np.array([min(prompt, float(CHUNK))])
-    nothing = np.zeros(1)
-    alone = cost.features.many(one, context, nothing, nothing)[:, 0]
-    mixed = cost.features.many(one, context, chunk, np.maximum(0.0, (prompt - chunk) / 2))[:, 0]
-    share = min(1.0, batch * prompt / (chunk[0] * output))
-    return [(stage, alone, cost, engine), (stage, mixed, cost, engine)], share
+    memory, math = stage.peak_memory @ found, stage.peak_math @ found
+    beaten = np.zeros(memory.shape, dtype=bool)
+    for rows in stage.rivals:
+        quickest = np.argmin(np.maximum(memory[rows], math[rows]), axis=0)
+        for place, row in enumerate(rows):
+            beaten[row] = quickest != place
+    columns: dict[str, list[Vector]] = {}
+    part = cost.cluster.accelerator
+    for row, kernel in enumerate(stage.kernels):
+        active = found[kernel.active]  # a share of the steps, where those that became one were not alike
+        kept = np.flatnonzero(~beaten[row] & (active > 0))
+        widened = kernel.widened @ found / part.peak(kernel.rate)
+        for name, values in {
+            "step": first + kept,
+            "kind": np.full(len(kept), KINDS.index(kernel.kind)),
+            "bits": np.full(len(kept), RATES[kernel.rate]),
+            "launches": kernel.layers * active[kept],
+            "memory": kernel.layers * memory[row, kept],
+            "math": kernel.layers * math[row, kept],
+            "widened": kernel.layers * widened[kept],
+        }.items():
+            columns.setdefault(name, []).append(np.asarray(values, dtype=np.float64))
+    return {name: np.concatenate(values) for name, values in columns.items()}
 
 
-def _steps(pairs: list[list[tuple[Stage, Vector, StepCost, int]]]) -> Steps:
-    entries: list[tuple[int, int, int, float, float, float]] = []
-    plain: list[tuple[float, ...]] = []
-    flat = [step for pair in pairs for step in pair]
-    for place, (stage, found, cost, engine) in enumerate(flat):
-        memory, math = stage.peak_memory @ found, stage.peak_math @ found
-        beaten = {
-            row
-            for rows in stage.rivals
-            for row in rows
-            if row != min(rows, key=lambda r: max(memory[r], math[r]))
-        }
-        for row, kernel in enumerate(stage.kernels):
-            if row in beaten or found[kernel.active] == 0:
-                continue
-            entries.append(
-                (place, KINDS.index(kernel.kind), RATES[kernel.rate], kernel.layers, memory[row], math[row])
-            )
-        rows = found[cost.features.place("rows")]
-        reductions = latencies = wire = 0.0
-        for exchange, _ in stage.exchanges:
-            link = cost.cluster.link_between(exchange.ranks)
-            reductions += exchange.times
-            latencies += exchange.times * np.log2(exchange.ranks) * link.latency_s
-            moved = found[cost.features.place("sampled")] if exchange.sampled else rows
-            wire += exchange.times * exchange.wire_bytes * moved / link.bandwidth_bytes_per_s
-        sequences = found[cost.features.place("sequences")]
-        spread = np.log2(cost.layout.experts)
-        plain.append((engine, len(cost.model.layers), sequences, reductions, latencies, wire, spread))
-    step, kind, bits, layers, memory_s, math_s = (np.array(column) for column in zip(*entries, strict=True))
-    engines, *others = (np.array(column) for column in zip(*plain, strict=True))
-    kernels = Kernels(step, kind, bits, layers.astype(np.float64), memory_s, math_s)
-    return Steps(kernels, engines.astype(np.int64), *(np.asarray(o, dtype=np.float64) for o in others))
+def _plain(cost: StepCost, found: Vector, kinds: Condensed, row: int, engine: int) -> dict[str, Vector]:
+    count = found.shape[1]
+    rows = found[cost.features.place("rows")]
+    sampled = found[cost.features.place("sampled")]
+    reductions = latencies = 0.0
+    wire = np.zeros(count)
+    for exchange, _ in cost.stages[0].exchanges:
+        link = cost.cluster.link_between(exchange.ranks)
+        reductions += exchange.times
+        latencies += exchange.times * np.log2(exchange.ranks) * link.latency_s
+        sent = exchange.times * exchange.wire_bytes / link.bandwidth_bytes_per_s
+        wire = wire + sent * (sampled if exchange.sampled else rows)
+    return {
+        "row": np.full(count, float(row)),
+        "engine": np.full(count, float(engine)),
+        "layers": np.full(count, float(len(cost.model.layers))),
+        "sequences": found[cost.features.place("sequences")],
+        "reductions": np.full(count, reductions),
+        "latencies": np.full(count, latencies),
+        "wire": wire,
+        "spread": np.full(count, np.log2(cost.layout.experts)),
+        "ttft": kinds.ttft,
+        "tpot": kinds.tpot,
+    }

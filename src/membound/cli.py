@@ -475,6 +475,21 @@ def wall(
 
 
 @app.command()
+def validate(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A CSV with columns as end_to_end.csv; default: packaged.")
+    ] = None,
+    every: Annotated[int, typer.Option("--every", min=1, help="Only one row in so many.")] = 1,
+    write: Annotated[Path | None, typer.Option("--write", help="Write the page here, as Markdown.")] = None,
+    json: Json = False,
+) -> None:
+    """Predictions against measurements: a scoreboard."""
+    from membound.commands.validate import validate_command
+
+    validate_command(data, every=every, write=write, json=json)
+
+
+@app.command()
 def models(json: Json = False) -> None:
     """The catalog of models."""
     from membound.commands.models import models_command
@@ -670,9 +685,17 @@ def compare(
 
 @app.command()
 def calibrate(
-    target: Annotated[str, typer.Argument(metavar="URL", help="Of a server, such as http://127.0.0.1:8000.")],
-    model: Annotated[str, typer.Option("--model", help="What it serves, as the catalog names it.")],
-    on: Annotated[str, typer.Option("--on", help="The hardware below it.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL|FILE|this",
+            help="A server, a CSV of measured rows (columns of end_to_end.csv), or this machine's engine.",
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option("--model", help="What a server serves, or what to time here (a GGUF file).")
+    ] = "",
+    on: Annotated[str, typer.Option("--on", help="The hardware below a server.")] = "",
     tp: Annotated[int | None, typer.Option("--tp", help="Its tensor-parallel ranks.")] = None,
     engine: Annotated[str, typer.Option("--engine", help="Its engine: vllm, sglang, trtllm, none.")] = "vllm",
     weights: Annotated[str | None, typer.Option("--weights", help="Format of its weights.")] = None,
@@ -692,9 +715,22 @@ def calibrate(
         str | None, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Sent as a bearer token.")
     ] = None,
     write: Annotated[Path | None, typer.Option("--write", help="Write the result here, as JSON.")] = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Fit the prediction to an endpoint: error before and after, on traffic that the fit has not seen."""
+    """Fit the prediction to an endpoint, to measured rows, or to this machine: error before and after."""
+    if target == "this":
+        from membound.commands.calibrate_this import calibrate_this
+
+        calibrate_this(model or "smollm2", threads=threads, json=json)
+        return
+    if not target.startswith(("http://", "https://")):
+        from membound.commands.calibrate_rows import calibrate_rows
+
+        calibrate_rows(Path(target), json=json)
+        return
+    if not model or not on:
+        raise InputError("to calibrate a server, say what it serves and where: --model MODEL --on HARDWARE")
     from membound.commands.bench_options import asking
     from membound.commands.calibrate_url import Question as CalibrateQuestion
     from membound.commands.calibrate_url import calibrate_url

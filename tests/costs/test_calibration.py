@@ -29,7 +29,7 @@ def test_no_share_exceeds_the_peak_and_every_value_has_an_error() -> None:
 def test_engines_add_what_they_add() -> None:
     known = deployment(calibration=fitted()).estimate([(1, 100)] * 4)
     extra = next(op.seconds for op in known.operations if op.name == "engine")
-    vllm = fitted().engine("vllm")
+    vllm = fitted().on("vllm", "h100-sxm").engine("vllm")
     assert extra == pytest.approx(80 * vllm.per_layer_s + vllm.per_step_s + 4 * vllm.per_sequence_s)
     with pytest.raises(InputError, match="--engine ollama: one of vllm"):
         fitted().engine("ollama")

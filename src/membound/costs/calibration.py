@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Efficiency:
     launch_s: float = 0.0
     bandwidth: float = 1.0  # share of the memory's peak
     compute: Mapping[int, float] = field(default_factory=dict)  # share of the peak, by bits of an operand
+    unpack: float = 0.0  # operations' worth of time to widen one weight that is stored in fewer bits
     source: str = "datasheet"
 
     def compute_share(self, bits: int) -> float:
@@ -53,6 +54,7 @@ class Calibration:
     reduce_launch_s: float = 0.0
     link_share: float = 1.0  # of a link's peak
     latency_share: float = 0.0  # of a link's latency, for each doubling of the ranks that talk
+    offsets: Mapping[str, float] = field(default_factory=dict)  # factors on a step, by "engine part"
 
     def kind(self, name: str) -> Efficiency:
         """Of a kind of operation; the datasheet's where it is not known."""
@@ -64,8 +66,49 @@ class Calibration:
             raise InputError(f"--engine {name}: one of {', '.join(self.engines)}")
         return self.engines[name]
 
+    def on(self, engine: str, part: str) -> Calibration:
+        """For an engine on a part: what was seen of the two together, where they were measured."""
+        factor = self.offsets.get(f"{engine} {part}", 1.0)
+        return self if factor == 1.0 else replace(self.scaled(factor, factor), offsets={})
 
-IDEAL = Calibration(engines={name: Overhead() for name in ("vllm", "sglang", "trtllm", "none")})
+    def scaled(self, kernels: float, fixed: float) -> Calibration:
+        """Kernels that take `kernels` times as long to read and multiply, and `fixed` times of what does
+        not depend on how much there is to do. No share exceeds one.
+        """
+
+        def share(value: float) -> float:
+            return min(1.0, value / kernels)
+
+        return replace(
+            self,
+            kinds={
+                name: replace(
+                    kind,
+                    launch_s=kind.launch_s * fixed,
+                    bandwidth=share(kind.bandwidth),
+                    compute={bits: share(value) for bits, value in kind.compute.items()},
+                    unpack=kind.unpack * kernels,
+                )
+                for name, kind in self.kinds.items()
+            },
+            engines={
+                name: replace(
+                    engine,
+                    per_layer_s=engine.per_layer_s * fixed,
+                    per_step_s=engine.per_step_s * fixed,
+                    per_sequence_s=engine.per_sequence_s * fixed,
+                )
+                for name, engine in self.engines.items()
+            },
+            reduce_launch_s=self.reduce_launch_s * fixed,
+            latency_share=self.latency_share * fixed,
+            link_share=share(self.link_share),
+        )
+
+
+NAMES = ("vllm", "sglang", "trtllm", "membound", "none")
+IDEAL = Calibration(engines={name: Overhead() for name in NAMES})
+NATIVE = Overhead(per_layer_s=2e-6, per_step_s=1e-4, per_sequence_s=1e-5)  # until `calibrate this` measures
 
 
 @cache
@@ -86,6 +129,7 @@ def fitted(path: Path = FILE) -> Calibration:
                 for bits in (32, 16, 8, 4)
                 if f"compute_{bits}" in table
             },
+            unpack=table["unpack"]["value"] if "unpack" in table else 0.0,
             source=table["source"],
         )
         for name, table in values["kinds"].items()
@@ -101,10 +145,11 @@ def fitted(path: Path = FILE) -> Calibration:
     }
     return Calibration(
         kinds=kinds,
-        engines={**engines, "none": Overhead()},
+        engines={**engines, "none": Overhead(), "membound": NATIVE},
         sharpness=value("form", "sharpness"),
         expert_imbalance=value("form", "expert_imbalance"),
         reduce_launch_s=value("collectives", "launch_us") * 1e-6,
         link_share=value("collectives", "link_share"),
         latency_share=value("collectives", "latency_share"),
+        offsets={name: float(entry["value"]) for name, entry in values.get("offsets", {}).items()},
     )

@@ -6,14 +6,14 @@ Each record is asked once for a unit of each feature; operators that engines run
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from membound.costs.features import Features, Window
 from membound.costs.precisions import Precisions
-from membound.hardware.accelerator import Accelerator
+from membound.hardware.accelerator import RATES, Accelerator
 from membound.models.compressed import CompressedAttention
 from membound.models.latent import Indexer, LatentAttention
 from membound.models.mixtures import Experts
@@ -59,7 +59,14 @@ class Kernel:
     flops: Coefficients
     weight_bytes: Coefficients
     kv_bytes: Coefficients
+    stored_bits: float = 16.0  # of a weight
     rival: str = ""  # of kernels with the same rival in a stage, the quickest runs
+
+    @property
+    def widened(self) -> Coefficients:
+        """Weights that are stored in fewer bits than they are multiplied in."""
+        narrow = self.stored_bits < RATES[self.rate]
+        return self.weight_bytes * 8 / self.stored_bits if narrow else np.zeros_like(self.weight_bytes)
 
 
 class KernelMaker:
@@ -96,14 +103,14 @@ class KernelMaker:
             return sizes[parameter.name]
 
         place = self.features.place
-        rate = self._rate(prefix, indices, operator)
+        rate, stored_bits = self._rate(prefix, indices, operator)
         layers = len(indices)
         if isinstance(operator, Attention | CompressedAttention | Indexer):
             return [self._attention(operator, part, layers, bytes_of) for part in ("one", "many")]
         if isinstance(operator, LatentAttention):
             return self._latent(operator, layers, bytes_of)
         if isinstance(operator, Experts):
-            return [self._experts(operator, layers, rate, bytes_of)]
+            return [replace(self._experts(operator, layers, rate, bytes_of), stored_bits=stored_bits)]
         kind, name = "other", "norms"
         if isinstance(operator, Linear | Head):
             kind, name = "matmul", FUSED.get(operator.name, operator.name)
@@ -112,7 +119,7 @@ class KernelMaker:
         elif operator.name == "token_embd":
             name = "token_embd"
         rows, any_row = ("sampled", "any_sampled") if sampled else ("rows", "any")
-        kernel = self._empty(name, kind, rate, place(any_row), layers)
+        kernel = replace(self._empty(name, kind, rate, place(any_row), layers), stored_bits=stored_bits)
         first, second = (operator.cost(_load(rows=r), bytes_of) for r in (1.0, 2.0))
         _put(kernel, place(rows), second, first)
         _put(kernel, place(any_row), _minus(first, _minus(second, first)), Work())
@@ -188,14 +195,14 @@ class KernelMaker:
         flops, weights, kv = (np.zeros(len(self.features)) for _ in range(3))
         return Kernel(name, kind, rate, active, layers, flops, weights, kv)
 
-    def _rate(self, prefix: str, indices: tuple[int, ...], operator: Operator) -> str:
-        """The rate of an operator's largest matrix."""
+    def _rate(self, prefix: str, indices: tuple[int, ...], operator: Operator) -> tuple[str, float]:
+        """The rate of an operator's largest matrix, and the bits in which it is stored."""
         matrices = [p for p in operator.params() if len(p.shape) > 1]
         if not matrices:
-            return self.part.native_rate("bf16")
+            return self.part.native_rate("bf16"), 16.0
         largest = max(matrices, key=lambda p: p.elements)
         stored = self.precisions.weight_format(_full(prefix, indices[0], largest.name), largest.shape)
-        return self.precisions.rate(stored, self.part)
+        return self.precisions.rate(stored, self.part), stored.bits
 
     def _stored_bytes(self, prefix: str, indices: tuple[int, ...], parameter: Parameter) -> float:
         """Bytes of a parameter, the mean of the layers where it stands."""

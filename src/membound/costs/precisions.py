@@ -37,8 +37,14 @@ class Precisions:
         return self.activations
 
     def rate(self, stored: Format, part: Accelerator) -> str:
-        """The rate at which the part multiplies it: the operands' own, or the next wider that it has."""
-        return part.native_rate(self.operands(stored))
+        """The rate at which the part multiplies it: the operands' own, or the next wider that it has.
+
+        Parts that multiply four bits take mxfp4 with activations in eight, as engines run it there.
+        """
+        operands = self.operands(stored)
+        if stored.name == "mxfp4" and RATES[operands] > 8 and "fp4" in part.peaks:
+            operands = "fp8"
+        return part.native_rate(operands)
 
     def notes(self, part: Accelerator) -> list[str]:
         """What does not run at the rate of its format, in words."""

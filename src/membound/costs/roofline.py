@@ -79,6 +79,9 @@ class Stage:
         self.memory = self.peak_memory * slow / np.array([[e.bandwidth] for e in efficiencies])
         shares = [e.compute_share(RATES[k.rate]) for e, k in zip(efficiencies, kernels, strict=True)]
         self.math = self.peak_math * slow / np.array(shares)[:, None]
+        for row, (kernel, efficiency) in enumerate(zip(kernels, efficiencies, strict=True)):
+            if efficiency.unpack:
+                self.math[row] += efficiency.unpack * slow[row] * kernel.widened / part.peak(kernel.rate)
         self.layers = np.array([float(k.layers) for k in kernels])
         self.launch = np.zeros_like(self.memory)
         for row, (kernel, efficiency) in enumerate(zip(kernels, efficiencies, strict=True)):
@@ -162,6 +165,7 @@ class StepCost:
         self.cluster = cluster
         self.precisions = precisions
         self.layout = layout
+        calibration = calibration.on(engine, cluster.accelerator.id)
         overhead = calibration.engine(engine)
         shares = stages(model, layout)
         self.graphs = [build(share) for share in shares]

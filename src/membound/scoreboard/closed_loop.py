@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from membound.serving.request import Request
 from membound.serving.scheduler import Scheduler
 
 Vector = NDArray[np.float64]
+JITTER = 4
 
 
 @dataclass(frozen=True)
@@ -122,23 +124,39 @@ def record(
     recorder = _Recorder(features)
     executor = PredictedExecutor(recorder)
     requests: list[Request] = []
+    coming: list[tuple[int, Request]] = []  # (steps until it is there, request)
+    random = Random(0)
 
-    def send(now: float) -> None:
+    def send(delay: int) -> None:
         if len(requests) < len(loop.lengths):
             prompt, output = loop.lengths[len(requests)]
-            request = Request(len(requests), max_tokens=output, arrival=now, prompt_length=prompt)
-            requests.append(request)
+            requests.append(Request(len(requests), max_tokens=output, prompt_length=prompt))
+            coming.append((delay, requests[-1]))
+
+    def arrive(now: float) -> None:
+        """Those that are due; the others come a step nearer."""
+        due = [request for steps, request in coming if not steps]
+        coming[:] = [(steps - 1, request) for steps, request in coming if steps]
+        for request in due:
+            request.arrival = now
             scheduler.add(request)
-            executor.expect(request, output)
+            executor.expect(request, loop.lengths[int(str(request.id))][1])
 
     for _ in range(loop.concurrency):
-        send(0.0)
+        send(0)
     now = 0.0
-    while (step := scheduler.schedule()) is not None:
+    while scheduler.busy or coming:
+        arrive(now)
+        while not scheduler.busy:
+            arrive(now)
+        step = scheduler.schedule()
+        assert step is not None
+        if coming:
+            step.repeat = 1
         outcome = executor.execute(step, now, float("inf"))
         now = outcome.now
         for _ in scheduler.commit(outcome):
-            send(now)
+            send(random.randrange(JITTER))
 
     def places(times: Iterable[float | None]) -> NDArray[np.int64]:
         return np.array([int(t) for t in times if t is not None], dtype=np.int64)

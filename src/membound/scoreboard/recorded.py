@@ -22,7 +22,7 @@ from membound.serving.request import BLOCK_TOKENS
 
 MEMORY_FRACTION = 0.9  # of the capacity, which the engines take unasked
 WAVES = 10  # requests for each of concurrency: what the load testers of these engines send by default
-STEP_TOKENS = {"vllm": 2048, "sglang": 8192, "trtllm": 8192}
+STEP_TOKENS = {"vllm": 8192, "sglang": 8192, "trtllm": 8192}
 MAX_RUNNING = 1024
 PROMPTS_FIRST = {"sglang"}
 OFFLINE_REQUESTS = 1500
@@ -44,7 +44,7 @@ def cost_of(deployment: Deployment, calibration: Calibration = IDEAL) -> StepCos
 
 
 @cache
-def _ideal(deployment: Deployment) -> StepCost:
+def ideal(deployment: Deployment) -> StepCost:
     return cost_of(deployment)
 
 
@@ -75,29 +75,6 @@ def blocks_of(cost: StepCost, loop: Loop) -> int:
     return needed if tokens >= needed * BLOCK_TOKENS else tokens // BLOCK_TOKENS
 
 
-class Recorder:
-    """Recordings of rows; rows whose schedules are alike share one."""
-
-    def __init__(self) -> None:
-        self._known: dict[object, Recording] = {}
-
-    def __call__(self, row: Row, step_tokens: int | None = None) -> Recording:
-        cost = _ideal(row.deployment)
-        loop = loop_of(row)
-        blocks = blocks_of(cost, loop)
-        budget = step_tokens or STEP_TOKENS[row.deployment.engine]
-        budget = max(budget, min(loop.concurrency, MAX_RUNNING))
-        features = cost.features
-        key = (
-            loop.concurrency, tuple(loop.lengths), blocks, budget,
-            features.windows, features.experts, features.copies, row.deployment.engine in PROMPTS_FIRST,
-        )  # fmt: skip
-        if key not in self._known:
-            mixed = row.deployment.engine not in PROMPTS_FIRST
-            self._known[key] = record(loop, features, blocks, budget, MAX_RUNNING, mixed)
-        return self._known[key]
-
-
 @dataclass(frozen=True)
 class Condensed:
     """A recording's steps gathered into a few kinds: features of a typical one, and the weights of each
@@ -109,6 +86,36 @@ class Condensed:
     tpot: Vector
     run: Vector
     tokens: float  # output tokens of the run
+
+
+class Recorder:
+    """Recordings of rows; rows whose schedules are alike share one."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Recording] = {}
+        self._condensed: dict[int, Condensed] = {}
+
+    def __call__(self, row: Row) -> Recording:
+        cost = ideal(row.deployment)
+        loop = loop_of(row)
+        blocks = blocks_of(cost, loop)
+        budget = max(STEP_TOKENS[row.deployment.engine], min(loop.concurrency, MAX_RUNNING))
+        features = cost.features
+        key = (
+            loop.concurrency, tuple(loop.lengths), blocks, budget,
+            features.windows, features.experts, features.copies, row.deployment.engine in PROMPTS_FIRST,
+        )  # fmt: skip
+        if key not in self._known:
+            mixed = row.deployment.engine not in PROMPTS_FIRST
+            self._known[key] = record(loop, features, blocks, budget, MAX_RUNNING, mixed)
+        return self._known[key]
+
+    def condensed(self, row: Row) -> Condensed:
+        """The row's recording in a few kinds of steps."""
+        recording, place = self(row), ideal(row.deployment).features.place
+        if id(recording) not in self._condensed:
+            self._condensed[id(recording)] = condensed(recording, place("rows"), place("rows_many"))
+        return self._condensed[id(recording)]
 
 
 def condensed(recording: Recording, features_of_rows: int, prompt_rows: int) -> Condensed:

@@ -1,0 +1,92 @@
+"""membound calibrate this: the native engine's own steps fitted, then a run beside its simulation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from membound.commands.output import print_json, print_table, status
+from membound.costs.this_machine import remember
+from membound.measuring.speed import SpeedTest
+from membound.models.pull import resolve_model
+from membound.scoreboard import this_machine as here
+
+SHARES = (0.5, 0.8)  # of saturation
+
+
+def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
+    path = resolve_model(model)
+    with status("calibrating", quiet=json) as say:
+        asked = here.this_deployment(path)
+        test = SpeedTest(
+            path,
+            threads=threads,
+            rows=here.RUNNING,
+            row_tokens=here.PROMPT + here.OUTPUT + 1,
+            tokens=here.STEP_TOKENS + 1,
+        )
+        samples = here.time_steps(test, say)
+        parameters = here.fit_steps(asked, samples)
+        after = replace(asked, calibration=parameters.applied(asked.calibration))
+        most = here.saturation(after)
+        tests = []
+        for number, share in enumerate(SHARES):
+            say(f"{here.COUNT} requests at {share:.0%} of saturation")
+            tests.append(here.put_to_test(test, after, share, share * most, number))
+    remember(parameters, model)
+    steps = [
+        {
+            "rows": sample.rows,
+            "context": sample.context,
+            "measured_s": sample.seconds,
+            "before_s": here.predicted_s(asked, sample),
+            "after_s": here.predicted_s(after, sample),
+        }
+        for sample in samples
+    ]
+    answer: dict[str, Any] = {
+        "model": model,
+        "parameters": asdict(parameters),
+        "before": {"median_error": _error(steps, "before_s")},
+        "after": {"median_error": _error(steps, "after_s")},
+        "steps": steps,
+        "saturation_req_per_s": most,
+        "tests": [
+            {**asdict(one), "error": {k: one.predicted[k] / v - 1 for k, v in one.measured.items()}}
+            for one in tests
+        ],
+    }
+    if json:
+        print_json(answer)
+    else:
+        _show(answer)
+
+
+def _error(steps: list[dict[str, Any]], which: str) -> float:
+    return float(np.median([abs(step[which] / step["measured_s"] - 1) for step in steps]))
+
+
+def _show(answer: dict[str, Any]) -> None:
+    rows = [
+        (
+            f"{step['rows']} sequences" if step["context"] is not None else f"prompt of {step['rows']}",
+            *(f"{step[name] * 1e3:.2f}" for name in ("measured_s", "before_s", "after_s")),
+        )
+        for step in answer["steps"]
+    ]
+    print_table(("milliseconds of a step", "measured", "before", "after"), rows, title=answer["model"])
+    units = {"tpot_s": 1e3, "ttft_p50_s": 1e3, "throughput": 1.0}
+    names = {"tpot_s": "TPOT, ms", "ttft_p50_s": "TTFT p50, ms", "throughput": "output token/s"}
+    rows = [
+        (
+            f"{test['rate']:.2f} req/s, {test['share']:.0%} of saturation: {names[key]}",
+            f"{test['measured'][key] * unit:.1f}",
+            f"{test['predicted'][key] * unit:.1f}",
+            f"{test['error'][key]:+.1%}",
+        )
+        for test in answer["tests"]
+        for key, unit in units.items()
+    ]
+    print_table(("100 Poisson requests", "measured", "simulated", "error"), rows)

@@ -1,0 +1,189 @@
+"""The native engine on this machine as a row of the scoreboard: fitted from its own steps, then tested.
+
+A step's parts each get a factor: what reads, what multiplies, what each weight costs to unpack however many
+rows there are, what is fixed. The test is a run of Poisson requests through the engine and its simulation.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from membound.costs.calibration import fitted
+from membound.costs.deployment import Deployment, deployment
+from membound.costs.features import Vector
+from membound.costs.this_machine import ENGINE, UNPACK, Parameters
+from membound.errors import InputError, RunError
+from membound.hardware.probe import probe
+from membound.measuring.speed import SpeedTest, made_up
+from membound.serving.request import Request
+from membound.serving.sampling import Sampling
+from membound.simulation.engines import EngineSettings, engine_settings
+from membound.simulation.simulate import simulate
+from membound.workloads.arrivals import Arrival, Open
+from membound.workloads.metrics import percentile
+
+PROMPTS = (16, 32, 64, 128, 256, 512)
+BATCHES = (1, 2, 4, 8, 16, 32)
+DECODED = 24  # steps timed at each batch
+SHORT = 32  # prompt of the batches
+STEP_TOKENS, RUNNING = 512, 32  # of the engine, as `membound.LLM` starts it
+PRIORS = np.array([0.7, 0.7, 1.5, 1.5])  # of the logarithms of the factors
+PROMPT, OUTPUT, COUNT = 128, 48, 100  # tokens and requests of the test
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A step of `rows` single tokens after `context` cached ones each; context None: a prompt of `rows`."""
+
+    rows: int
+    context: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Test:
+    """A run at a share of saturation: what was measured, and what its simulation says."""
+
+    share: float
+    rate: float
+    measured: dict[str, float]  # tpot_s, ttft_p50_s, throughput
+    predicted: dict[str, float]
+
+
+def time_steps(test: SpeedTest, say: Callable[[str], None]) -> list[Sample]:
+    """Whole steps of the engine: prompts alone, and batches that decode."""
+    found = []
+    for length in PROMPTS:
+        say(f"a prompt of {length}")
+        test.prefill(made_up(length, test.vocabulary))
+        seconds = [test.prefill(made_up(length, test.vocabulary, 1 + n)).seconds for n in range(3)]
+        found.append(Sample(length, None, statistics.median(seconds)))
+    for rows in BATCHES:
+        say(f"{rows} sequences")
+        prompts = [made_up(SHORT, test.vocabulary, row) for row in range(rows)]
+        timing = test.decode(prompts, DECODED)
+        found.append(Sample(rows, SHORT + DECODED // 2, statistics.median(timing.step_seconds)))
+    return found
+
+
+def predicted_s(asked: Deployment, sample: Sample) -> float:
+    if sample.context is None:
+        return asked.cost.step_seconds([(sample.rows, 0)])
+    return asked.cost.step_seconds([(1, sample.context)] * sample.rows)
+
+
+def fit_steps(asked: Deployment, samples: Sequence[Sample]) -> Parameters:
+    """The parameters that explain the samples best, held by priors around what was shipped."""
+    shipped = asked.calibration
+
+    def of(logs: Vector) -> Parameters:
+        memory, math, unpack, fixed = np.exp(logs).tolist()
+        return Parameters(memory, math, UNPACK * unpack, fixed)
+
+    def residuals(logs: Vector) -> Vector:
+        tried = replace(asked, calibration=of(logs).applied(shipped))
+        off = [np.log(predicted_s(tried, sample) / sample.seconds) / 0.05 for sample in samples]
+        return np.array([*off, *(logs / PRIORS)])
+
+    logs: Vector = np.zeros(len(PRIORS))
+    damping = 1.0
+    present = residuals(logs)
+    for _ in range(40):
+        slopes = np.column_stack([(residuals(logs + 1e-4 * unit) - present) / 1e-4 for unit in np.eye(4)])
+        square = slopes.T @ slopes
+        move = np.linalg.solve(square + damping * np.diag(np.diag(square)), -slopes.T @ present)
+        tried = residuals(logs + move)
+        if tried @ tried < present @ present:
+            gained = present @ present - tried @ tried
+            logs, present, damping = logs + move, tried, damping / 3
+            if gained < 1e-6 * (present @ present):
+                break
+        else:
+            damping *= 4
+            if damping > 1e9:
+                break
+    return of(logs)
+
+
+def settings_here(asked: Deployment) -> EngineSettings:
+    """As this package's own engine is started."""
+    return engine_settings(
+        ENGINE,
+        asked.cluster.accelerator,
+        max_step_tokens=STEP_TOKENS,
+        max_running=RUNNING,
+        prefix_reuse=False,
+    )
+
+
+def saturation(asked: Deployment) -> float:
+    """Requests of the test per second that the engine serves when they all come at once."""
+    burst = [Arrival(0.0, PROMPT, OUTPUT) for _ in range(COUNT)]
+    return simulate(asked, Open(lambda: iter(burst)), settings=settings_here(asked)).req_per_s
+
+
+def put_to_test(test: SpeedTest, asked: Deployment, share: float, rate: float, seed: int) -> Test:
+    """COUNT Poisson requests through the engine, and their simulation."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, COUNT)
+    arrivals = [Arrival(float(at), PROMPT, OUTPUT) for at in np.cumsum(gaps)]
+    sent, first, last = _serve(test, arrivals)
+    ttft, span = first - sent, last - first
+    simulated = simulate(asked, Open(lambda: iter(arrivals)), settings=settings_here(asked))
+    return Test(
+        share,
+        rate,
+        {
+            "tpot_s": float(span.mean()) / (OUTPUT - 1),
+            "ttft_p50_s": percentile(ttft.tolist(), 0.5),
+            "throughput": COUNT * OUTPUT / float(last.max() - sent.min()),
+        },
+        {
+            "tpot_s": float(np.nanmean(simulated.tpot_s)),
+            "ttft_p50_s": percentile(simulated.ttft_s.tolist(), 0.5),
+            "throughput": simulated.output_tok_per_s,
+        },
+    )
+
+
+def _serve(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[Vector, Vector, Vector]:
+    """When each request was due, had its first token, and its last; seconds from the beginning."""
+    engine = test.engine
+    places: dict[Request, int] = {}
+    first, last = np.zeros(len(arrivals)), np.zeros(len(arrivals))
+    seen: set[int] = set()
+    began = time.perf_counter()
+    sent = 0
+    while sent < len(arrivals) or engine.busy:
+        now = time.perf_counter() - began
+        while sent < len(arrivals) and arrivals[sent].time_s <= now:
+            prompt = made_up(PROMPT, test.vocabulary, 1000 + sent)
+            places[engine.add(prompt, Sampling(max_tokens=OUTPUT, ignore_eos=True))] = sent
+            sent += 1
+        if not engine.busy:
+            time.sleep(max(0.0, arrivals[sent].time_s - (time.perf_counter() - began)))
+            continue
+        events = engine.step()
+        now = time.perf_counter() - began
+        for event in events:
+            if event.error is not None:
+                raise RunError(event.error)
+            place = places[event.request]
+            if event.token_ids and place not in seen:
+                seen.add(place)
+                first[place] = now
+            last[place] = now
+    return np.array([arrival.time_s for arrival in arrivals]), first, last
+
+
+def this_deployment(path: Path) -> Deployment:
+    """The model under this package's engine on this machine, whose roofs are probed now."""
+    if path.suffix.lower() != ".gguf":
+        raise InputError(f"{path}: calibrate this times a GGUF file; `membound pull smollm2` brings one")
+    probe()
+    return deployment(str(path), "this", tp=1, engine=ENGINE, calibration=fitted())
