@@ -27,7 +27,7 @@ CHECKS = [
     response_schema_conformance,
     negative_data_rejection,
 ]
-EXAMPLES = 25
+EXAMPLES = 15
 calm = settings(
     max_examples=EXAMPLES,
     deadline=None,

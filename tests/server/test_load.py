@@ -23,9 +23,9 @@ from tests.server.test_operation import ask
 
 pytestmark = pytest.mark.models
 
-SECONDS = float(os.environ.get("MEMBOUND_LOAD_SECONDS", "6"))
+SECONDS = float(os.environ.get("MEMBOUND_LOAD_SECONDS", "4"))
 STREAMS = 64
-TOKENS = 24
+TOKENS = 16
 PROMPTS = [
     f"{word} and then" * (1 + place % 3) for place, word in enumerate(["One", "The sea", "A", "def", "Iron"])
 ]

@@ -155,7 +155,7 @@ function drawRoofline() {
   };
   const axis = (title) => ({
     type: "log", title: { text: title, font: { size: 12 } }, gridcolor: line, linecolor: line, zeroline: false,
-    exponentformat: "SI", dtick: 1, tickfont: { size: 11 },
+    exponentformat: "SI extended", dtick: 1, tickfont: { size: 11 },
   });
   const layout = {
     margin: { l: 58, r: 8, t: 8, b: 42 }, showlegend: false, paper_bgcolor: "rgba(0,0,0,0)",
