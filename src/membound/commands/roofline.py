@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from membound.commands.output import print_json, print_table, rate, size
-from membound.costs.calibration import IDEAL, fitted
+from membound.costs.calibration import IDEAL
+from membound.costs.deployment import deployment
 from membound.costs.memory import RankMemory, rank_memories
 from membound.costs.parallel import Layout, layout
-from membound.costs.precisions import Precisions, precisions
+from membound.costs.precisions import Precisions
 from membound.costs.roofline import Estimate, Operation, StepCost
 from membound.errors import InputError
-from membound.hardware.lookup import find
 from membound.models.families import build
-from membound.models.names import dimensions_of
 
 if TYPE_CHECKING:
     from membound.hardware.accelerator import Cluster
@@ -102,11 +101,23 @@ class Answer:
 def answer(question: Question) -> Answer:
     """Costs a prompt and a decoding step; raises InputError for what cannot be."""
     _check(question)
-    model, cluster = dimensions_of(question.model), find(question.hardware)
-    shape = _layout(question, cluster)
-    formats = precisions(model, question.weights, question.kv, question.activations)
-    calibration = IDEAL if question.ideal else fitted()
-    cost = StepCost(model, cluster, formats, shape, calibration, question.engine, question.skew)
+    asked = deployment(
+        question.model,
+        question.hardware,
+        tp=question.tp,
+        pp=question.pp,
+        ep=question.ep,
+        dp=question.dp,
+        weights=question.weights,
+        kv=question.kv,
+        activations=question.activations,
+        engine=question.engine,
+        skew=question.skew,
+        ideal=question.ideal,
+    )
+    model, cluster, shape, formats, cost = (
+        asked.model, asked.cluster, asked.layout, asked.precisions, asked.cost,
+    )  # fmt: skip
     whole = StepCost(model, cluster, formats, layout(), IDEAL, "none", question.skew)
     graph, kv_bytes = build(model), formats.kv.bits / 8
     part = cluster.accelerator
@@ -153,20 +164,6 @@ def _check(question: Question) -> None:
             raise InputError(f"--{option} must be at least 1, it is {value}")
     if not 0 < question.memory_fraction <= 1:
         raise InputError(f"--memory-fraction must be above 0 and at most 1, it is {question.memory_fraction}")
-    if question.skew < 0:
-        raise InputError(f"--skew must be 0 or more, it is {question.skew}")
-
-
-def _layout(question: Question, cluster: Cluster) -> Layout:
-    """As asked; a counted node without a layout is used whole, tensor parallel."""
-    tp = question.tp
-    if tp is None:
-        alone = question.pp == question.ep == question.dp == 1
-        tp = cluster.count if alone and cluster.count is not None else 1
-    shape = layout(tp, question.pp, question.ep, question.dp)
-    if cluster.count is not None and shape.ranks > cluster.count:
-        raise InputError(f"{cluster.name} has {cluster.count} accelerators, the layout needs {shape.ranks}")
-    return shape
 
 
 def roofline_command(question: Question, *, png: Path | None, html: Path | None, json: bool) -> None:
