@@ -39,6 +39,7 @@ load: build
 	MEMBOUND_LOAD_SECONDS=300 $(BIN)/pytest -s tests/server/test_load.py
 
 validate: build
+	$(BIN)/membound validate
 	$(BIN)/python benchmarks/perplexity.py
 
 # The native code under the address and undefined-behaviour sanitizers, in an environment of its own.

@@ -100,7 +100,8 @@ def step_seconds(values: Values, steps: Steps) -> Vector:
     memory = k.memory * slow / bandwidth[k.kind]
     math = k.math * slow / compute[k.kind, k.bits]
     math += np.where(experts, values["experts unpack"] * k.widened * slow, 0.0)
-    total = np.bincount(k.step, np.sqrt(memory**2 + math**2) + k.launches * launch[k.kind], len(steps.row))
+    each = np.sqrt(memory**2 + math**2) + k.launches * launch[k.kind]
+    total: Vector = np.bincount(k.step, each, len(steps.row)).astype(np.float64)
     total = total + values["collectives launch_us"] * 1e-6 * steps.reductions
     total += values["collectives latency_share"] * steps.latencies
     total += steps.wire / values["collectives link_share"]
@@ -117,8 +118,8 @@ def predicted(values: Values, data: Measured) -> tuple[Vector, Vector]:
     """TPOT and mean TTFT of every row, in seconds."""
     seconds = step_seconds(values, data.steps)
     factors = np.array([values.get(name, 1.0) for name in data.pairs])[data.pair]
-    tpot = factors * np.bincount(data.steps.row, seconds * data.steps.tpot, len(factors))
-    ttft = factors * np.bincount(data.steps.row, seconds * data.steps.ttft, len(factors))
+    tpot: Vector = factors * np.bincount(data.steps.row, seconds * data.steps.tpot, len(factors))
+    ttft: Vector = factors * np.bincount(data.steps.row, seconds * data.steps.ttft, len(factors))
     server = np.array([values[f"{engine} server_ms"] * 1e-3 for engine in ENGINES])
     return tpot, ttft + server[data.engine]
 
@@ -170,7 +171,8 @@ def _sigma(name: str) -> float:
 
 def _soft(z: Vector) -> Vector:
     """Residuals whose square grows linearly once they are large."""
-    return np.sign(z) * np.sqrt(2 * (np.sqrt(1 + z**2) - 1))
+    found: Vector = np.sign(z) * np.sqrt(2 * (np.sqrt(1 + z**2) - 1))
+    return found
 
 
 def _weights(data: Measured) -> Vector:

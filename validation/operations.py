@@ -97,7 +97,8 @@ def matrix_products(folder: Path, formats: tuple[str, ...], rate: str) -> Fit:
                 memory = moved[rows] / part.bandwidth_bytes_per_s
                 math = 2 * (m * n * k)[rows] / part.peak(rate)
                 parts.append((memory, math, table["latency"][rows] / 1e3))
-    return fit_two_roofs(*(np.concatenate(column) for column in zip(*parts, strict=True)), (4e-6, 0.8, 0.75))
+    memory, math, seconds = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return fit_two_roofs(memory, math, seconds, (4e-6, 0.8, 0.75))
 
 
 def attention(folder: Path, decoding: bool) -> Fit:
@@ -120,7 +121,8 @@ def attention(folder: Path, decoding: bool) -> Fit:
         memory = moved[rows] / part.bandwidth_bytes_per_s
         math = 4 * (pairs * heads * dim)[rows] / part.peak("bf16")
         parts.append((memory, math, table["latency"][rows] / 1e3))
-    return fit_two_roofs(*(np.concatenate(column) for column in zip(*parts, strict=True)), (8e-6, 0.8, 0.6))
+    memory, math, seconds = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return fit_two_roofs(memory, math, seconds, (8e-6, 0.8, 0.6))
 
 
 def all_reduce(folder: Path) -> Fit:

@@ -81,22 +81,25 @@ def measured(rows: list[Row], record: Recorder) -> Measured:
         for name, values in _plain(cost, found, kinds, place, ENGINES.index(deployment.engine)).items():
             plain.setdefault(name, []).append(values)
         count += found.shape[1]
-    entries = {name: np.concatenate(values) for name, values in kernels.items()}
-    steps = {name: np.concatenate(values) for name, values in plain.items()}
-    for table, names in ((entries, ("step", "kind", "bits")), (steps, ("row", "engine"))):
-        for name in names:
-            table[name] = table[name].astype(np.int64)
+    k = {name: np.concatenate(values) for name, values in kernels.items()}
+    s = {name: np.concatenate(values) for name, values in plain.items()}
+    step, kind, bits = (k[name].astype(np.int64) for name in ("step", "kind", "bits"))
+    row_of, engine = (s[name].astype(np.int64) for name in ("row", "engine"))
+    entries = Kernels(step, kind, bits, k["launches"], k["memory"], k["math"], k["widened"])
     nothing = float("nan")
     pairs = sorted({_pair(row) for row in rows})
     return Measured(
         rows,
-        Steps(Kernels(**entries), **steps),  # type: ignore[arg-type]
+        Steps(
+            entries, row_of, engine, s["layers"], s["sequences"], s["reductions"], s["latencies"], s["wire"],
+            s["spread"], s["ttft"], s["tpot"],
+        ),
         np.array([ENGINES.index(row.deployment.engine) for row in rows]),
         pairs,
         np.array([pairs.index(_pair(row)) for row in rows]),
         np.array([row.tpot_s or nothing for row in rows]),
         np.array([row.measured.get("ttft_mean", nothing) for row in rows]),
-    )
+    )  # fmt: skip
 
 
 def _pair(row: Row) -> str:

@@ -7,7 +7,7 @@ import pytest
 from membound.costs.parallel import Layout
 from membound.errors import InputError
 from membound.scoreboard.board import DATA
-from membound.scoreboard.rows import model_name, read_table
+from membound.scoreboard.rows import Table, model_name, read_table
 
 HEAD = "source,engine,model,weights_dtype,gpu,tp,ep,dp,dp_attention,isl,osl,load_type,concurrency_or_rate,"
 HEAD += "ttft_mean_ms,tpot_mean_ms,e2e_mean_ms,output_tok_s_total,len_note,flag,spec_decoding,disagg"
@@ -18,7 +18,7 @@ GOOD = {
 }  # fmt: skip
 
 
-def table_of(tmp_path: Path, *changes: dict[str, str]):  # type: ignore[no-untyped-def]
+def table_of(tmp_path: Path, *changes: dict[str, str]) -> Table:
     names = HEAD.split(",")
     lines = [",".join({**GOOD, **change}.get(name, "") for name in names) for change in changes]
     path = tmp_path / "rows.csv"
