@@ -49,7 +49,7 @@ def page(answer: Mapping[str, Any]) -> str:
         text += "\n## One vLLM run, request by request\n\n"
         text += (
             "Llama-3.1-8B in bf16 on an RTX PRO 6000, 300 requests at 10 per second, vLLM 0.19\n"
-            "(LLMServingSim, MIT). Nothing was fitted to it, nor to any part of its family.\n\n"
+            "(LLMServingSim, MIT). Nothing was fitted to it, nor to its GPU.\n\n"
         )
         text += _table(
             ("", "measured", "predicted", "error"),

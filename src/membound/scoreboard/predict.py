@@ -60,7 +60,7 @@ class Predictor:
         found = []
         for measured, weights, server, sigma in (
             (row.tpot_s, kinds.tpot, 0.0, 0.03),
-            (row.measured.get("ttft_mean"), kinds.ttft, self._server(row), 0.2),
+            (row.measured.get("ttft_mean"), kinds.ttft, self._server(row), 0.12),
         ):
             if measured is not None:
                 moving, total = float(weights @ kernels), float(weights @ whole)
