@@ -45,6 +45,18 @@ def test_same_seconds(name: str, shape: Layout, engine: str, skew: float, ideal:
         assert folded.seconds(sequences, context, chunks) == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_long_run_is_many_short_ones_to_the_last_bit() -> None:
+    folded = FoldedCost(step_cost("Meta-Llama-3.1-70B", ONE, "vllm", 0.0, fitted()))
+    never = float("inf")
+    for sequences, most, until in ((1, 6000, never), (7, 500, 9.0), (300, 60, never), (3, 30, 0.9)):
+        now, times, context = 0.25, 0, 1000 * sequences
+        while times < most and now < until:
+            now, one = folded.run(sequences, {None: context}, {None: sequences}, now, until, 1)
+            times, context = times + one, context + sequences
+        start: dict[int | None, int] = {None: 1000 * sequences}
+        assert folded.run(sequences, start, {None: sequences}, 0.25, until, most) == (now, times)
+
+
 @pytest.mark.parametrize("name", ["Meta-Llama-3.1-70B", "gpt-oss-120b", "DeepSeek-V3"])
 def test_a_run_is_step_after_step(name: str) -> None:
     folded = FoldedCost(step_cost(name, ONE, "vllm", 0.0, fitted()))

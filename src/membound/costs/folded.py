@@ -18,6 +18,8 @@ from membound.costs.roofline import Stage, StepCost
 from membound.models.operators import attention_keys, attention_pairs, chosen_keys
 
 FIRST_ROWS = 1024  # entries of a table when it is made; it doubles when more are asked for
+LONG, LONGEST = 100, 4096  # steps from which on, and up to which, arrays are quicker than a loop
+NEVER = float("inf")
 KEPT = 200_000  # values kept of what has no table: fractions of rows, of which there is no end
 
 Terms = tuple[float, float, float, float, float, float]
@@ -197,12 +199,39 @@ class FoldedStage:
             terms = self._decoding[sequences] = self._decoding_terms(sequences)
         base, of_key, zeroth, first, second = terms
         keys = context + sequences
+        if most >= LONG:
+            step = base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
+            if now + LONG * step < until:
+                return self._long_run(sequences, keys, growth, now, until, most)
         for times in range(1, most + 1):
             now += base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
             if now >= until:
                 return now, times
             keys += growth
         return now, most
+
+    def _long_run(
+        self, sequences: int, keys: int, growth: int, now: float, until: float, most: int
+    ) -> tuple[float, int]:
+        """The same of many steps at once: to the last bit, since their seconds are added in turn as well."""
+        base, of_key, zeroth, first, second = self._decoding[sequences]
+        count = min(most, LONGEST)
+        if until < NEVER:  # steps only grow longer: not more than these
+            step = base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
+            count = min(count, int((until - now) / step) + 2)
+        seen = keys + growth * np.arange(count)
+        moments = np.empty(count + 1)
+        moments[0] = now
+        moments[1:] = base + of_key * seen + np.sqrt(zeroth + seen * (first + second * seen))
+        moments = np.cumsum(moments)
+        times = min(count, int(np.searchsorted(moments[1:], until)) + 1)
+        now = float(moments[times])
+        if times == most or now >= until:
+            return now, times
+        now, more = self.plain_run(
+            sequences, keys - sequences + times * growth, growth, now, until, most - times
+        )
+        return now, times + more
 
     def _decoding_terms(self, sequences: int) -> Polynomials:
         """Seconds of so many sequences that decode, by the keys they see: base + linear + √(quadratic)."""

@@ -10,7 +10,7 @@ from membound.simulation.watch import Moment, Watch
 
 ASKED = 48  # moments of a run whose steps are taken apart
 QUIET = 0.5  # share of the time without a step from which the traffic is what bounds
-HELD = 0.05  # share of the time with waiting requests from which what they wait for bounds
+HELD = 0.2  # share of the time with waiting requests from which what they wait for bounds
 
 
 def time_shares(cost: StepCost, watches: Sequence[Watch]) -> Mapping[str, float]:
