@@ -10,6 +10,7 @@ from membound.cli import app
 from membound.scoreboard.board import LEFT_OUT, Board, board
 from membound.scoreboard.requests import compare_requests
 from membound.scoreboard.scores import group_rows, overall
+from membound.scoreboard.single_stream import stream_scores
 
 EVERY = 24
 
@@ -63,3 +64,9 @@ def test_the_command_scores_a_file(tmp_path: Path) -> None:
     assert answer["overall"]["n"] == 1
     assert answer["overall"]["coverage"] == 0.5
     assert [one["n"] for one in answer["excluded"]] == [1]
+
+
+def test_one_sequence_at_a_time() -> None:
+    found = stream_scores()
+    assert sum(one["n"] for one in found["engines"]) + sum(one["n"] for one in found["excluded"]) == 204
+    assert all(one["median_ape"] < 0.3 for one in found["engines"])

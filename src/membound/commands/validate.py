@@ -12,6 +12,7 @@ from membound.reports.accuracy import page
 from membound.scoreboard.board import DATA, board
 from membound.scoreboard.requests import compare_requests
 from membound.scoreboard.scores import group_rows, overall, reasons
+from membound.scoreboard.single_stream import stream_scores
 
 
 def validate_command(data: Path | None, *, every: int, write: Path | None, json: bool) -> None:
@@ -25,6 +26,7 @@ def validate_command(data: Path | None, *, every: int, write: Path | None, json:
             "excluded": reasons(found),
         }
         if data is None:
+            answer["single_stream"] = stream_scores()
             answer["requests"] = [
                 {
                     "metric": one.metric,
@@ -83,6 +85,8 @@ def _show(answer: Mapping[str, Any]) -> None:
             f"{one['measured_s'] * 1e3:.1f} ms, predicted "
             f"{one['predicted_s'] * 1e3:.1f} ({one['error']:+.1%})"
         )
+    for one in answer.get("single_stream", {}).get("engines", ()):
+        print(f"one sequence under {one['engine']}: TPOT {_pair(one)} of {one['n']}, bias {one['bias']:+.1%}")
     for one in answer["excluded"]:
         print(f"set aside: {one['n']} rows, {one['reason']}" + (" (usable)" if one["usable"] else ""))
 

@@ -63,6 +63,17 @@ def page(answer: Mapping[str, Any]) -> str:
                 for one in answer["requests"]
             ],
         )
+    if "single_stream" in answer:
+        text += "\n## One sequence at a time\n\n"
+        text += "TPOT by nominal bandwidth alone; nothing was fitted to these rows, nor to these engines.\n\n"
+        streams = answer["single_stream"]
+        text += _table(
+            ("engine", "n", "median / p90", "bias"),
+            [(one["engine"], str(one["n"]), _pair(one), f"{one['bias']:+.1%}") for one in streams["engines"]],
+        )
+        text += (
+            "\nSet aside: " + "; ".join(f"{one['n']}, {one['reason']}" for one in streams["excluded"]) + ".\n"
+        )
     text += "\n## By source, GPU, model, engine and metric, in sample\n\n"
     text += _table(
         ("source", "GPU", "model", "engine", "metric", "n", "median", "p90", "bias", "in interval"),
