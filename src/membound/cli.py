@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed while running, 2 usage or input that cannot be used
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -215,12 +216,16 @@ def serve(
         structured_outputs,
     )  # fmt: skip
     if on is None:
-        given = {"--tp": tp, "--weights": weights, "--kv": kv, "--activations": activations}
-        for name, value in given.items():
-            if value is not None:
-                raise InputError(f"{name} goes with --on: what runs here is as the file has it")
+        _refuse(
+            {"--tp": tp, "--weights": weights, "--kv": kv, "--activations": activations}
+            | {"--memory-fraction": memory_fraction, "--pp": pp != 1, "--ep": ep != 1},
+            "goes with --on: what runs here is as the file has it",
+        )
         serve_command(options)
         return
+    _refuse(
+        {"--threads": threads, "--kv-memory": kv_memory}, "does not go with --on: nothing is computed here"
+    )
     from membound.commands.serve_predicted import PredictedOptions, serve_predicted_command
 
     predicted = PredictedOptions(
@@ -740,6 +745,13 @@ def calibrate(
         {"Authorization": f"Bearer {api_key}"} if api_key else {}, max_prompt, max_batch, requests,
     )  # fmt: skip
     calibrate_url(question, write=write, json=json)
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """InputError for the first of these that was given."""
+    for name, value in options.items():
+        if value:
+            raise InputError(f"{name} {why}")
 
 
 def _sampling(

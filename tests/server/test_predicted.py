@@ -58,8 +58,9 @@ def test_time_is_as_predicted_and_the_text_says_what_it_is() -> None:
             moments.append(time.perf_counter())
             reason = chunk.choices[0].finish_reason
         gaps = [after - before for before, after in pairwise(moments)]
-        # The median, since whoever shares this machine makes single gaps longer.
-        assert statistics.median(gaps) == pytest.approx(simulated["tpot_s"]["mean"], rel=0.15)
+        # Whoever shares this machine may make gaps longer; benchmarks/pacing.py says by how much.
+        predicted = simulated["tpot_s"]["mean"]
+        assert statistics.mean(gaps) > 0.9 * predicted
         assert reason == "length"
 
         answer = client.chat.completions.create(model=MODEL[0], messages=[{"role": "user", "content": "Hi"}])
@@ -77,10 +78,12 @@ def test_time_is_as_predicted_and_the_text_says_what_it_is() -> None:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
-        bytes_per_step = float(re.findall(r"step_bytes_total{.*} (\S+)", text)[0]) / float(
-            re.findall(r"membound:steps_total{.*} (\S+)", text)[0]
+        steps, bytes_, seconds = (
+            float(re.findall(rf"membound:{name}_total{{.*}} (\S+)", text)[0])
+            for name in ("steps", "step_bytes", "step_seconds")
         )
-        assert bytes_per_step == pytest.approx(139e9, rel=0.02)
+        assert bytes_ / steps == pytest.approx(139e9, rel=0.02)
+        assert seconds / steps == pytest.approx(predicted, rel=0.05)
         assert "membound:pacing_lag_seconds" in text
 
 
