@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from membound.costs.calibration import fitted
 from membound.errors import InputError
 from membound.hardware.accelerator import Accelerator
 
+FITTED = ("vllm", "sglang", "trtllm")  # engines whose seconds before scheduling are in efficiencies.toml
 BIG_MEMORY = 70 * 2**30  # bytes from which vLLM takes its larger budgets, except on A100
 
 
@@ -60,16 +62,16 @@ def engine_settings(
 
 
 def _preset(name: str, part: Accelerator) -> EngineSettings:
-    # The seconds before scheduling: medians over closed-loop measurements at low load (docs/simulation.md).
+    server_s = fitted().engine(name).server_s if name in FITTED else 0.0
     if name == "vllm":
         memory = part.figures.get("memory_bytes", 0.0)
         if memory >= BIG_MEMORY and not part.id.startswith("a100"):
-            return EngineSettings(name, 8192, 1024, 0.9, server_s=0.018)
-        return EngineSettings(name, 2048, 256, 0.9, server_s=0.018)
+            return EngineSettings(name, 8192, 1024, 0.9, server_s=server_s)
+        return EngineSettings(name, 2048, 256, 0.9, server_s=server_s)
     if name == "sglang":
-        return EngineSettings(name, 8192, 2048, 0.88, mixed=False, server_s=0.138)
+        return EngineSettings(name, 8192, 2048, 0.88, mixed=False, server_s=server_s)
     if name == "trtllm":
-        return EngineSettings(name, 8192, 2048, 0.9, server_s=0.032)
+        return EngineSettings(name, 8192, 2048, 0.9, server_s=server_s)
     if name == "none":
         return EngineSettings(name, 8192, 1024, 1.0)
     if name == "membound":
