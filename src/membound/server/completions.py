@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
 from membound.server.answers import Gathered, completion_logprobs, usage_of
-from membound.server.fields import GenerationFields, TokenId
+from membound.server.fields import GenerationFields, OnlyFalse, TokenId
 from membound.server.generation import constrained, following
 from membound.server.guidance import grammar_of
 from membound.server.log import Told
@@ -33,7 +33,7 @@ class CompletionFields(GenerationFields):
     max_tokens: Annotated[int, Field(ge=1)] | None = DEFAULT_MAX_TOKENS
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     add_special_tokens: bool = True
-    echo: Literal[False] | None = None
+    echo: OnlyFalse = None
     suffix: Annotated[str, Field(max_length=0)] | None = None
 
 

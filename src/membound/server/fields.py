@@ -2,10 +2,28 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Stop = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
+
+
+def _boolean(value: object) -> object:
+    """To Python 0 is False and True is 1; to JSON they are different."""
+    if value is not None and not isinstance(value, bool):
+        raise PydanticCustomError("literal_error", "Input should be false")
+    return value
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("literal_error", "Input should be 1")
+    return value
+
+
+OnlyFalse = Annotated[Literal[False] | None, BeforeValidator(_boolean)]
+OnlyOne = Annotated[Literal[1] | None, BeforeValidator(_number)]
 
 
 class Wire(BaseModel):
@@ -76,8 +94,8 @@ class GenerationFields(Wire):
     guided_grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
     user: str | None = None  # goes to the log
-    n: Literal[1] | None = None
-    best_of: Literal[1] | None = None
-    use_beam_search: Literal[False] | None = None
-    store: Literal[False] | None = None
+    n: OnlyOne = None
+    best_of: OnlyOne = None
+    use_beam_search: OnlyFalse = None
+    store: OnlyFalse = None
     service_tier: Literal["auto", "default"] | None = None
