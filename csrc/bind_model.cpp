@@ -7,6 +7,7 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/function.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -205,6 +206,8 @@ void bind_model(nb::module_& m) {
              nb::arg("tables"), nb::arg("sample_rows"), nb::arg("settings") = nb::none())
         .def("logits", &logits, nb::arg("tokens"), nb::arg("starts"), nb::arg("first_positions"), nb::arg("slots"),
              nb::arg("tables"), nb::arg("sample_rows"))
+        .def("explain", [](BoundModel& self, bool counting) { self.model->explain(counting); }, nb::arg("counting"))
+        .def("phase_seconds", [](const BoundModel& self) { return self.model->phase_seconds(); })
         .def_prop_ro("vocab", [](const BoundModel& self) { return self.model->vocab(); })
         .def_prop_ro("threads", [](const BoundModel& self) { return self.model->threads(); })
         .def_prop_ro("isa", [](const BoundModel& self) { return std::string(name(self.model->isa())); })

@@ -25,25 +25,37 @@ void Model::forward(const StepRows& rows, int thread) {
         norm(lane, layer.attn_norm);
         prepare(lane, lane.normed, rows.rows, hidden_, {&layer.q, &layer.k, &layer.v});
         multiply(lane, {{&layer.q, q_.data()}, {&layer.k, k_.data()}, {&layer.v, v_.data()}}, rows.rows);
-        pool_.barrier(thread);
+        meet(thread, Phase::qkv);
         attention_inputs(rows, layer, thread);
-        pool_.barrier(thread);
+        meet(thread, Phase::rotation);
         attention(rows, layer, thread);
-        pool_.barrier(thread);
+        meet(thread, Phase::attention);
         prepare(lane, attended_.data(), rows.rows, layer.o.cols, {&layer.o});
         multiply(lane, {{&layer.o, branch_.data()}}, rows.rows);
-        pool_.barrier(thread);
+        meet(thread, Phase::output);
         join(lane, layer.o_bias, layer.post_attention_norm);
         norm(lane, layer.ffn_norm);
         prepare(lane, lane.normed, rows.rows, hidden_, {&layer.gate, &layer.up});
         gate_and_up(lane, layer, rows.rows);
-        pool_.barrier(thread);
+        meet(thread, Phase::gate_up);
         prepare(lane, gated_.data(), rows.rows, layer.down.cols, {&layer.down});
         multiply(lane, {{&layer.down, branch_.data()}}, rows.rows);
-        pool_.barrier(thread);
+        meet(thread, Phase::down);
         join(lane, {}, layer.post_ffw_norm);
     }
+    mark(thread, Phase::norms);
     if (rows.samples > 0) head(rows, lane);
+}
+
+void Model::mark(int thread, Phase phase) {
+    if (tallies_) tallies_[thread].mark(phase);
+}
+
+// Ends a phase where every thread needs what the others wrote in it.
+void Model::meet(int thread, Phase phase) {
+    mark(thread, phase);
+    pool_.barrier(thread);
+    mark(thread, Phase::waiting);
 }
 
 Model::Lane Model::lane(int64_t rows, int thread) {
@@ -106,7 +118,7 @@ void Model::prepare(const Lane& lane, const float* x, int64_t rows, int64_t colu
         matmul_.prepare(kind, x, columns, rows, columns, lane.rows.begin, lane.rows.end,
                         lane.prepared[static_cast<int>(kind)]);
     }
-    if (!lane.alone) pool_.barrier(lane.index);
+    lane.alone ? mark(lane.index, Phase::norms) : meet(lane.index, Phase::norms);
 }
 
 // Matrices that read the same activations: their tiles in one line, cut where each thread's share of the bytes ends.
@@ -275,7 +287,7 @@ void Model::join(const Lane& lane, const Vector& bias, const Vector& post_norm) 
 
 // Logits of the sampled rows.
 void Model::head(const StepRows& rows, const Lane& lane) {
-    if (!lane.alone) pool_.barrier(lane.index);  // the rows may be another thread's
+    if (!lane.alone) meet(lane.index, Phase::norms);  // the rows may be another thread's
     const Lane top = this->lane(rows.samples, lane.index);
     for (int64_t sample = top.rows.begin; sample < top.rows.end; ++sample) {
         vector_.rms_norm(lane.x + rows.sample_rows[sample] * hidden_, output_norm_.data(), norm_eps_, hidden_,
@@ -283,6 +295,7 @@ void Model::head(const StepRows& rows, const Lane& lane) {
     }
     prepare(top, top.normed, rows.samples, hidden_, {&head_});
     multiply(top, {{&head_, logits_.data()}}, rows.samples);
+    mark(lane.index, Phase::head);
 }
 
 }  // namespace membound

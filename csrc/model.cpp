@@ -217,13 +217,35 @@ void Model::make_room(const StepRows& rows) {
 }
 
 void Model::run(const StepRows& rows, const std::function<void(int)>& after) {
+    const auto mark_all = [&](Phase phase) {
+        for (int thread = 0; thread < pool_.threads(); ++thread) mark(thread, phase);
+    };
+    mark_all(Phase::outside);
     check(rows);
     make_room(rows);
     for (AttentionPlan& plan : plans_) plan.make(rows, pool_.threads());
+    mark_all(Phase::planning);
     pool_.run([&](int thread) {
+        mark(thread, Phase::waiting);
         forward(rows, thread);
         after(thread);
     });
+    mark_all(Phase::waiting);
+}
+
+void Model::explain(bool counting) {
+    tallies_ = counting ? std::make_unique<Tally[]>(pool_.threads()) : nullptr;
+}
+
+std::map<std::string, std::vector<double>> Model::phase_seconds() const {
+    std::map<std::string, std::vector<double>> seconds;
+    if (!tallies_) return seconds;
+    for (size_t phase = 0; phase < kPhaseNames.size(); ++phase) {
+        for (int thread = 0; thread < pool_.threads(); ++thread) {
+            seconds[kPhaseNames[phase]].push_back(static_cast<double>(tallies_[thread].nanoseconds[phase]) * 1e-9);
+        }
+    }
+    return seconds;
 }
 
 const float* Model::logits(const StepRows& rows) {
@@ -242,7 +264,7 @@ void Model::sample(const StepRows& rows, const std::vector<const RowSampling*>& 
     if (logprobs) logprobs->resize(rows.samples);
     std::vector<int64_t> best(threads * rows.samples);
     run(rows, [&](int thread) {
-        pool_.barrier(thread);
+        meet(thread, Phase::head);
         const Range columns = share(vocab_, thread, threads, kTileRows);
         for (int64_t sample = 0; sample < rows.samples; ++sample) {
             if (!plain(sample) || columns.begin == columns.end) continue;
@@ -250,7 +272,7 @@ void Model::sample(const StepRows& rows, const std::vector<const RowSampling*>& 
             best[sample * threads + thread] =
                 columns.begin + vector_.argmax(row + columns.begin, columns.end - columns.begin);
         }
-        pool_.barrier(thread);
+        meet(thread, Phase::sampling);
         const Range mine = share(rows.samples, thread, threads);
         for (int64_t sample = mine.begin; sample < mine.end; ++sample) {
             float* row = logits_.data() + sample * vocab_;
@@ -267,6 +289,7 @@ void Model::sample(const StepRows& rows, const std::vector<const RowSampling*>& 
                                          scratch_[thread].sampling, logprobs ? &(*logprobs)[sample] : nullptr);
             }
         }
+        mark(thread, Phase::sampling);
     });
 }
 

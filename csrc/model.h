@@ -9,6 +9,7 @@
 #include <functional>
 #include <initializer_list>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "pool.h"
 #include "sampler.h"
 #include "step.h"
+#include "tally.h"
 #include "vector.h"
 
 namespace membound {
@@ -78,6 +80,11 @@ class Model {
     // (samples). `logprobs`, if given, gets one entry per sample.
     void sample(const StepRows& rows, const std::vector<const RowSampling*>& settings, int32_t* out,
                 std::vector<RowLogprobs>* logprobs);
+
+    // Counts the time of steps by phase from now on, from zero, or no longer. Not while a step runs.
+    void explain(bool counting);
+    // Seconds by phase, one entry per thread, of the steps since `explain`; none unless it is counting.
+    std::map<std::string, std::vector<double>> phase_seconds() const;
 
     int64_t vocab() const { return vocab_; }
     int threads() const { return pool_.threads(); }
@@ -140,6 +147,8 @@ class Model {
 
     // The walk of one thread through a step: forward.cpp.
     void forward(const StepRows& rows, int thread);
+    void mark(int thread, Phase phase);
+    void meet(int thread, Phase phase);
     Lane lane(int64_t rows, int thread);
     void turn_tables(const StepRows& rows, int thread);
     void embed(const StepRows& rows, const Lane& lane);
@@ -159,6 +168,7 @@ class Model {
     const MatmulKernels& matmul_;
     const VectorKernels& vector_;
     Pool pool_;
+    std::unique_ptr<Tally[]> tallies_;  // (threads), while time is counted
     FileMatrix embedding_;
     Vector output_norm_;
     Matrix head_{};

@@ -158,6 +158,15 @@ class Model:
     ) -> npt.NDArray[np.float32]:
         """Logits after each of `sample_rows`: (samples, vocab)."""
 
+    def explain(self, counting: bool) -> None:
+        """Counts the time of steps by phase from now on, from zero, or no longer."""
+
+    def phase_seconds(self) -> dict[str, list[float]]:
+        """Seconds since `explain`, by phase and thread; each thread's add up to all the time that passed.
+
+        `outside` is the time between steps, `waiting` that at barriers. Empty unless counting.
+        """
+
     @property
     def vocab(self) -> int: ...
     @property

@@ -247,13 +247,25 @@ def speed(
     seed: Seed = 0,
     threads: Threads = None,
     kv_memory: KvMemory = None,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Take a step apart: kernels, waiting, and the Python side.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Prefill and decode speed at several batch sizes, with the share of the machine's limit."""
     from membound.commands.speed import speed_command
 
     sampling = _sampling(max_tokens, temperature, top_k, top_p, min_p, None, seed)
-    speed_command(model, prefill, batch, sampling, threads=threads, kv_memory=kv_memory, json=json)
+    speed_command(
+        model,
+        prefill,
+        batch,
+        sampling,
+        threads=threads,
+        kv_memory=kv_memory,
+        explained=explained,
+        json=json,
+    )
 
 
 @app.command()

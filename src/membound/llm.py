@@ -58,10 +58,7 @@ class LLM:
                 f"a context of {context} tokens is not between 1 and the {architecture.context_length}"
                 " that the model knows"
             )
-        if self.path.is_dir():
-            self.tokenizer = Tokenizer.from_folder(self.path)
-        else:
-            self.tokenizer = Tokenizer.from_gguf(self.weights.metadata)
+        self.tokenizer = Tokenizer.of(self.weights)
         kv_type = default_kv_type(self.weights)
         blocks = cache_blocks(
             self.weights.graph.kv_bytes_per_token(4 if kv_type == "f32" else 2),

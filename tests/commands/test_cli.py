@@ -124,6 +124,18 @@ def test_speed_has_a_row_for_each_size(terminal: Terminal, smollm2: str) -> None
     assert answer["resident_bytes"] > 90e6
 
 
+def test_speed_takes_each_step_apart(terminal: Terminal, smollm2: str) -> None:
+    sizes = ("--prefill", "16", "--batch", "1,2", "--max-tokens", "4")
+    explained = terminal.json("speed", smollm2, *sizes, "--explain")["explain"]
+    assert [step["step"] for step in explained] == ["prefill 16", "decode, batch 1", "decode, batch 2"]
+    for step in explained:
+        assert step["seconds"] == pytest.approx(sum(part["seconds"] for part in step["parts"]))
+        assert {part["side"] for part in step["parts"]} == {"kernels", "waiting", "python"}
+    code, out, _ = terminal("speed", smollm2, *sizes, "--explain")
+    assert code == 0
+    assert "waiting at barriers" in out
+
+
 def test_probe_tells_every_roof(terminal: Terminal) -> None:
     answer = terminal.json("probe", "--threads", "1")
     assert answer["cores"] == 1

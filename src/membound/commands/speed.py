@@ -1,12 +1,36 @@
 """membound speed: prefill and decode, as rates and as shares of the limit."""
 
 import resource
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from membound.commands.output import parse_bytes, parse_counts, print_json, print_table, size, status
 from membound.serving.sampling import Sampling
 
+if TYPE_CHECKING:
+    from membound.measuring.explain import Explained
+    from membound.measuring.speed import SpeedTest
+
 DECODE_PROMPT = 32
+PARTS = {
+    "norms": "norms, sums, quantization",
+    "qkv": "queries, keys, values",
+    "rotation": "rotation, cache write",
+    "attention": "attention",
+    "output": "attention's output",
+    "gate_up": "gate and up",
+    "down": "down",
+    "head": "head",
+    "sampling": "sampling",
+    "planning": "checks, attention's plan",
+    "waiting": "waiting at barriers",
+    "scheduling": "Python: scheduling",
+    "rows": "Python: the step's arrays",
+    "binding": "Python: into the core and out",
+    "text": "Python: detokenizing",
+    "engine": "Python: engine, events",
+}
 
 
 def speed_command(
@@ -17,6 +41,7 @@ def speed_command(
     *,
     threads: int | None,
     kv_memory: str | None,
+    explained: bool,
     json: bool,
 ) -> None:
     steps = sampling.max_tokens or 48
@@ -60,12 +85,61 @@ def speed_command(
                     "share_of_limit": timing.share_of_limit,
                 }
             )
+        apart = _take_apart(test, lengths, batches, steps, sampling, say) if explained else []
     answer["load_s"] = test.load_s
     answer["resident_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if json:
+        if explained:
+            answer["explain"] = [{"step": name, **asdict(step)} for name, step in apart]
         print_json(answer)
     else:
         _show(model, answer)
+        for name, step in apart:
+            _show_parts(name, step)
+
+
+def _take_apart(
+    test: "SpeedTest",
+    lengths: list[int],
+    batches: list[int],
+    steps: int,
+    sampling: Sampling,
+    say: Callable[[str], None],
+) -> list[tuple[str, "Explained"]]:
+    """The same steps once more, each with where its time goes."""
+    from membound.measuring.explain import explain
+    from membound.measuring.speed import made_up
+    from membound.models.tokenizer import Tokenizer
+
+    codec = Tokenizer.of(test.weights)
+    apart = []
+    for length in lengths:
+        say(f"a prefill of {length}, taken apart")
+        prompt = made_up(length, test.vocabulary, 2)
+        apart.append((f"prefill {length}", explain(test, codec, [prompt], 0, sampling)))
+    for rows in batches:
+        say(f"a decode of {rows}, taken apart")
+        prompts = [made_up(DECODE_PROMPT, test.vocabulary, row) for row in range(rows)]
+        apart.append((f"decode, batch {rows}", explain(test, codec, prompts, steps, sampling)))
+    return apart
+
+
+def _show_parts(name: str, step: "Explained") -> None:
+    """The parts of one step, in microseconds and as shares; kernels also beside what their roof allows."""
+    rows = [
+        (
+            PARTS[part.name],
+            f"{part.seconds * 1e6:,.0f}",
+            f"{part.seconds / step.seconds:.1%}",
+            "" if part.limit_s is None else f"{part.limit_s / part.seconds:.0%}",
+        )
+        for part in step.parts
+    ]
+    sums = ", ".join(
+        f"{side} {step.seconds_of(side) * 1e6:,.0f}" for side in ("kernels", "waiting", "python")
+    )
+    print_table((name, "µs a step", "share", "of its limit"), rows)
+    print(f"{step.seconds * 1e6:,.0f} µs a step, mean of the quicker half: {sums}\n")
 
 
 def _show(model: str, answer: dict[str, Any]) -> None:

@@ -69,6 +69,7 @@ class SpeedTest:
                 f"timing {rows} rows and prompts of {tokens} tokens needs {cache / 1e6:.0f} MB of KV cache:"
                 " raise --kv-memory, or time fewer"
             )
+        self.weights = weights
         self.vocabulary = weights.architecture.vocab
         self.engine = Engine(
             Scheduler(blocks, max_step_tokens=max(tokens, rows), max_running=rows, prefix_reuse=False),

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from membound.errors import InputError
 from membound.models.detokenize import Detokenizer, StopStrings
 from membound.models.tokenizer_folder import folder_parts
 from membound.models.tokenizer_gguf import gguf_parts
 from membound.models.tokenizer_parts import TokenizerParts
+
+if TYPE_CHECKING:
+    from membound.models.weights import Weights
 
 
 class Tokenizer:
@@ -20,6 +23,13 @@ class Tokenizer:
         self.bos_id, self.eos_id, self.end_ids = parts.bos_id, parts.eos_id, parts.end_ids
         self._shown: dict[int, bytes] = {}  # what text_bytes has answered: it is asked for every token made
         self.strips_leading_space = parts.strips_leading_space
+
+    @classmethod
+    def of(cls, weights: "Weights") -> "Tokenizer":
+        """The one that a model's own file or folder brings."""
+        if weights.path.is_dir():
+            return cls.from_folder(weights.path)
+        return cls.from_gguf(weights.metadata)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
