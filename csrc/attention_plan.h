@@ -30,6 +30,12 @@ struct AttentionItem {
     int64_t scratch;                      // where its partial sums begin, if it is cut; else -1
 
     int rows() const { return static_cast<int>(tokens) * heads; }
+    int last_position() const { return first_position + static_cast<int>(tokens) - 1; }
+    // Position of the first key that one of its tokens sees.
+    int first_key(int64_t window, int token = 0) const {
+        const int64_t first = window > 0 ? first_position + token - window + 1 : 0;
+        return first > 0 ? static_cast<int>(first) : 0;
+    }
 };
 
 class AttentionPlan {
@@ -39,7 +45,7 @@ class AttentionPlan {
     const AttentionShape& shape() const { return shape_; }
     void make(const StepRows& rows, int threads);
 
-    // Calls work(item, first partition, last partition + 1, index of the item) for what belongs to a thread.
+    // Calls work(item, first partition, last partition + 1, the item after it or null) for what belongs to a thread.
     template <typename Work>
     void each(int thread, const Work& work) const {
         const int64_t begin = begins_[thread], end = begins_[thread + 1];
@@ -48,7 +54,9 @@ class AttentionPlan {
             const AttentionItem& item = items_[index];
             const int64_t low = begin > item.first_unit ? begin - item.first_unit : 0;
             const int64_t high = end - item.first_unit < item.partitions ? end - item.first_unit : item.partitions;
-            work(item, item.first_partition + static_cast<int>(low), item.first_partition + static_cast<int>(high));
+            const AttentionItem* next =
+                index + 1 < items_.size() && items_[index + 1].first_unit < end ? &items_[index + 1] : nullptr;
+            work(item, item.first_partition + static_cast<int>(low), item.first_partition + static_cast<int>(high), next);
         }
     }
 

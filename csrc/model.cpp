@@ -190,9 +190,7 @@ void Model::make_room(const StepRows& rows) {
     if (n > kAloneRows) fit(shared_, n);
     for (Scratch& scratch : scratch_) {
         fit(scratch.alone, alone);
-        for (const AttentionPlan& plan : plans_) {
-            grow(scratch.attention, kQueryRows * (3 * padded_head(plan.shape().head_dim) + kPartitionTokens + 4));
-        }
+        grow(scratch.attention, attention_floats());
     }
     grow(q_, n * query_width_);
     grow(k_, n * kv_width_);

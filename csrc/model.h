@@ -157,10 +157,13 @@ class Model {
                  std::initializer_list<const Matrix*> readers);
     void multiply(const Lane& lane, std::initializer_list<Product> products, int64_t rows);
     void attention_inputs(const StepRows& rows, const Layer& layer, int thread);
-    void attention(const StepRows& rows, const Layer& layer, int thread);
     void gate_and_up(const Lane& lane, const Layer& layer, int64_t rows);
     void join(const Lane& lane, const Vector& bias, const Vector& post_norm);
     void head(const StepRows& rows, const Lane& lane);
+
+    // Attention's part of it: attention.cpp.
+    void attention(const StepRows& rows, const Layer& layer, int thread);
+    int64_t attention_floats() const;  // that it needs per thread
 
     int64_t hidden_, vocab_;
     float norm_eps_, embedding_scale_;

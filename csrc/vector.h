@@ -28,7 +28,10 @@ constexpr int64_t kv_tile_bytes(KvType type, int head_dim) {
     return int64_t{kBlockTokens} * padded_head(head_dim) * (type == KvType::f32 ? 4 : 2);
 }
 
-// Query rows against one partition of the keys of one KV head.
+// While a half of a block (its keys, or its values) of one KV head is read, the one that comes so many later is fetched.
+constexpr int kHalvesAhead = 4;
+
+// Query rows against one partition of the keys of one KV head. Rows are in the order of their tokens.
 struct AttentionPart {
     KvType type;
     int head_dim;              // padded
@@ -36,9 +39,8 @@ struct AttentionPart {
     const float* queries;      // (rows, head_dim), scaled
     const int32_t* first_key;  // (rows) positions of the first and last key that each row sees
     const int32_t* last_key;
-    int partition;
-    const uint8_t* const* blocks;  // (kPartitionBlocks) keys of each block; its values follow them
-    float* scores;                 // scratch: (rows, kPartitionTokens)
+    int first_block, blocks;       // of the sequence: those of the partition that any row sees
+    const uint8_t* const* halves;  // (2 blocks + kHalvesAhead) keys of each block, values of each, and what is read next
     float* greatest;               // out: (rows) greatest score, or a very low number where a row sees no key
     float* total;                  // out: (rows) sum of exp(score - greatest)
     float* values;                 // out: (rows, head_dim) sum of exp(score - greatest) · value
