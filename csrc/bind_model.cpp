@@ -36,18 +36,30 @@ std::map<std::string, std::vector<float>> vectors_of(nb::handle dict) {
     return result;
 }
 
-// (type id, rows, columns, bytes)
+// A Python object that may be let go of by whoever does not hold the interpreter.
+template <typename T>
+std::shared_ptr<T> shared(T object) {
+    return {new T(std::move(object)), [](T* held) {
+                const nb::gil_scoped_acquire acquire;
+                delete held;
+            }};
+}
+
+// (type id, rows, columns, bytes or a function that gives them)
 FileMatrix matrix_of(nb::handle tuple) {
-    FileMatrix matrix{checked_type(nb::cast<uint32_t>(tuple[0])), nb::cast<int64_t>(tuple[1]),
-                      nb::cast<int64_t>(tuple[2]), nullptr};
-    const auto bytes = nb::cast<Bytes>(tuple[3]);
-    if (matrix.rows < 1 || bytes.nbytes() != file_row_bytes(matrix.type, matrix.cols) * matrix.rows) {
-        throw std::invalid_argument("a matrix of " + std::to_string(matrix.rows) + " rows and " +
-                                    std::to_string(matrix.cols) + " columns of " + name(matrix.type) + " does not take " +
-                                    std::to_string(bytes.nbytes()) + " bytes");
-    }
-    matrix.bytes = bytes.data();
-    return matrix;
+    const Type type = checked_type(nb::cast<uint32_t>(tuple[0]));
+    const auto rows = nb::cast<int64_t>(tuple[1]), cols = nb::cast<int64_t>(tuple[2]);
+    const auto read = [type, rows, cols, source = shared(nb::object(tuple[3]))]() -> std::shared_ptr<const uint8_t> {
+        const nb::gil_scoped_acquire acquire;
+        const auto bytes = shared(nb::cast<Bytes>(PyCallable_Check(source->ptr()) ? (*source)() : *source));
+        if (rows < 1 || bytes->nbytes() != file_row_bytes(type, cols) * rows) {
+            throw std::invalid_argument("a matrix of " + std::to_string(rows) + " rows and " + std::to_string(cols) +
+                                        " columns of " + name(type) + " does not take " +
+                                        std::to_string(bytes->nbytes()) + " bytes");
+        }
+        return {bytes, bytes->data()};
+    };
+    return {type, rows, cols, read};
 }
 
 LayerSpec layer_of(nb::handle dict) {
@@ -70,20 +82,14 @@ LayerSpec layer_of(nb::handle dict) {
     return layer;
 }
 
-// A model, and what Python must keep alive for it.
-struct BoundModel {
-    nb::object embedding;
-    std::unique_ptr<Model> model;
-};
-
 KvType kv_type_of(const std::string& name) {
     if (name == "f32") return KvType::f32;
     if (name == "f16") return KvType::f16;
     throw std::invalid_argument("KV cache type " + name + " is not known: use f32 or f16");
 }
 
-BoundModel* make_model(const nb::dict& dict, int64_t blocks, const std::string& kv_type, int threads,
-                       const std::string& isa, const std::optional<std::function<void(int64_t)>>& progress) {
+Model* make_model(const nb::dict& dict, int64_t blocks, const std::string& kv_type, int threads,
+                  const std::string& isa, const std::optional<std::function<void(int64_t)>>& progress) {
     ModelSpec spec;
     spec.hidden = nb::cast<int64_t>(dict["hidden"]);
     spec.vocab = nb::cast<int64_t>(dict["vocab"]);
@@ -105,7 +111,7 @@ BoundModel* make_model(const nb::dict& dict, int64_t blocks, const std::string& 
         const nb::gil_scoped_release release;
         model = std::make_unique<Model>(spec, blocks, kv_type_of(kv_type), threads, choose_isa(isa), report);
     }
-    return new BoundModel{dict["embedding"], std::move(model)};
+    return model.release();
 }
 
 StepRows rows_of(const Ints1& tokens, const Ints1& starts, const Ints1& first_positions, const Ints1& slots,
@@ -129,7 +135,7 @@ StepRows rows_of(const Ints1& tokens, const Ints1& starts, const Ints1& first_po
 
 nb::tuple report_of(const RowLogprobs& row) { return nb::make_tuple(row.chosen, row.top); }
 
-nb::object step(BoundModel& bound, const Ints1& tokens, const Ints1& starts, const Ints1& first_positions,
+nb::object step(Model& model, const Ints1& tokens, const Ints1& starts, const Ints1& first_positions,
                 const Ints1& slots, const Ints2& tables, const Ints1& sample_rows,
                 const std::optional<std::vector<const RowSampling*>>& settings) {
     const StepRows rows = rows_of(tokens, starts, first_positions, slots, tables, sample_rows);
@@ -137,7 +143,7 @@ nb::object step(BoundModel& bound, const Ints1& tokens, const Ints1& starts, con
     std::vector<RowLogprobs> logprobs;
     {
         const nb::gil_scoped_release release;
-        bound.model->sample(rows, settings ? *settings : std::vector<const RowSampling*>{}, chosen.data(), &logprobs);
+        model.sample(rows, settings ? *settings : std::vector<const RowSampling*>{}, chosen.data(), &logprobs);
     }
     nb::list ids;
     for (int32_t id : chosen) ids.append(id);
@@ -147,17 +153,17 @@ nb::object step(BoundModel& bound, const Ints1& tokens, const Ints1& starts, con
     return nb::make_tuple(ids, reports);
 }
 
-nb::object logits(BoundModel& bound, const Ints1& tokens, const Ints1& starts, const Ints1& first_positions,
+nb::object logits(Model& model, const Ints1& tokens, const Ints1& starts, const Ints1& first_positions,
                   const Ints1& slots, const Ints2& tables, const Ints1& sample_rows) {
     const StepRows rows = rows_of(tokens, starts, first_positions, slots, tables, sample_rows);
-    float* copy = new float[rows.samples * bound.model->vocab()];
+    float* copy = new float[rows.samples * model.vocab()];
     const nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
     {
         const nb::gil_scoped_release release;
-        const float* values = bound.model->logits(rows);
-        std::copy(values, values + rows.samples * bound.model->vocab(), copy);
+        const float* values = model.logits(rows);
+        std::copy(values, values + rows.samples * model.vocab(), copy);
     }
-    const size_t shape[] = {static_cast<size_t>(rows.samples), static_cast<size_t>(bound.model->vocab())};
+    const size_t shape[] = {static_cast<size_t>(rows.samples), static_cast<size_t>(model.vocab())};
     return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, 2, shape, owner));
 }
 
@@ -199,23 +205,23 @@ void bind_model(nb::module_& m) {
         });
     m.def("sample", &sample_logits, nb::arg("settings"), nb::arg("position"), nb::arg("logits"), nb::arg("isa") = "");
 
-    nb::class_<BoundModel>(m, "Model")
+    nb::class_<Model>(m, "Model")
         .def(nb::new_(&make_model), nb::arg("spec"), nb::arg("blocks"), nb::arg("kv_type") = "f16",
              nb::arg("threads") = 0, nb::arg("isa") = "", nb::arg("progress") = nb::none())
         .def("step", &step, nb::arg("tokens"), nb::arg("starts"), nb::arg("first_positions"), nb::arg("slots"),
              nb::arg("tables"), nb::arg("sample_rows"), nb::arg("settings") = nb::none())
         .def("logits", &logits, nb::arg("tokens"), nb::arg("starts"), nb::arg("first_positions"), nb::arg("slots"),
              nb::arg("tables"), nb::arg("sample_rows"))
-        .def("explain", [](BoundModel& self, bool counting) { self.model->explain(counting); }, nb::arg("counting"))
-        .def("phase_seconds", [](const BoundModel& self) { return self.model->phase_seconds(); })
-        .def_prop_ro("vocab", [](const BoundModel& self) { return self.model->vocab(); })
-        .def_prop_ro("threads", [](const BoundModel& self) { return self.model->threads(); })
-        .def_prop_ro("isa", [](const BoundModel& self) { return std::string(name(self.model->isa())); })
-        .def_prop_ro("blocks", [](const BoundModel& self) { return self.model->blocks(); })
-        .def_prop_ro("kv_bytes", [](const BoundModel& self) { return self.model->kv_bytes(); })
-        .def_prop_ro("weight_bytes", [](const BoundModel& self) { return self.model->weight_bytes(); })
-        .def_prop_ro("arena_bytes", [](const BoundModel& self) { return self.model->arena_bytes(); })
-        .def_prop_ro("pages", [](const BoundModel& self) { return std::string(self.model->pages()); });
+        .def("explain", [](Model& self, bool counting) { self.explain(counting); }, nb::arg("counting"))
+        .def("phase_seconds", [](const Model& self) { return self.phase_seconds(); })
+        .def_prop_ro("vocab", [](const Model& self) { return self.vocab(); })
+        .def_prop_ro("threads", [](const Model& self) { return self.threads(); })
+        .def_prop_ro("isa", [](const Model& self) { return std::string(name(self.isa())); })
+        .def_prop_ro("blocks", [](const Model& self) { return self.blocks(); })
+        .def_prop_ro("kv_bytes", [](const Model& self) { return self.kv_bytes(); })
+        .def_prop_ro("weight_bytes", [](const Model& self) { return self.weight_bytes(); })
+        .def_prop_ro("arena_bytes", [](const Model& self) { return self.arena_bytes(); })
+        .def_prop_ro("pages", [](const Model& self) { return std::string(self.pages()); });
 }
 
 }  // namespace membound

@@ -98,7 +98,7 @@ void Model::embed(const StepRows& rows, const Lane& lane) {
     const int64_t row_bytes = static_cast<int64_t>(file_row_bytes(embedding_.type, hidden_));
     for (int64_t row = lane.rows.begin; row < lane.rows.end; ++row) {
         float* x = lane.x + row * hidden_;
-        dequantize(embedding_.type, embedding_.bytes + rows.tokens[row] * row_bytes, hidden_, x);
+        dequantize(embedding_.type, embedding_rows_.get() + rows.tokens[row] * row_bytes, hidden_, x);
         if (embedding_scale_ != 1) vector_.scale(x, embedding_scale_, hidden_);
     }
 }

@@ -25,7 +25,7 @@ void require_size(const std::vector<float>& vector, int64_t size, const std::str
 Model::Model(const ModelSpec& spec, int64_t blocks, KvType kv_type, int threads, Isa isa, const Progress& progress)
     : hidden_(spec.hidden), vocab_(spec.vocab), norm_eps_(spec.norm_eps), embedding_scale_(spec.embedding_scale),
       isa_(isa), matmul_(matmul_kernels(isa)), vector_(vector_kernels(isa)), pool_(threads),
-      embedding_(spec.embedding), output_norm_(spec.output_norm), kv_type_(kv_type), blocks_(blocks) {
+      embedding_(spec.embedding), embedding_rows_(embedding_.bytes()), output_norm_(spec.output_norm), kv_type_(kv_type), blocks_(blocks) {
     if (blocks < 1 || blocks > INT32_MAX) refuse("blocks must be between 1 and 2147483647");
     if (embedding_.rows != vocab_ || embedding_.cols != hidden_) refuse("token_embd is not (vocab, hidden)");
     require_size(output_norm_, hidden_, "output_norm");
@@ -118,7 +118,7 @@ void Model::pack_weights(const ModelSpec& spec, const Progress& progress) {
     if (spec.head.rows != vocab_ || spec.head.cols != hidden_) refuse("the head is not (vocab, hidden)");
     struct Packing {
         Matrix* matrix;
-        const uint8_t* file;
+        const FileMatrix* file;
     };
     std::vector<Packing> order;
     for (size_t i = 0; i < layers_.size(); ++i) {
@@ -127,11 +127,11 @@ void Model::pack_weights(const ModelSpec& spec, const Progress& progress) {
         for (const auto& [name, matrix] : {std::pair{"attn_q", &layer.q}, {"attn_k", &layer.k}, {"attn_v", &layer.v},
                                            {"attn_output", &layer.o}, {"ffn_gate", &layer.gate},
                                            {"ffn_up", &layer.up}, {"ffn_down", &layer.down}}) {
-            order.push_back({matrix, files.at(name).bytes});
+            order.push_back({matrix, &files.at(name)});
         }
     }
     head_ = {spec.head.type, vocab_, hidden_, nullptr};
-    order.push_back({&head_, spec.head.bytes});
+    order.push_back({&head_, &spec.head});
 
     size_t total = 0;
     for (const Packing& packing : order) {
@@ -141,9 +141,10 @@ void Model::pack_weights(const ModelSpec& spec, const Progress& progress) {
     uint8_t* next = weights_.data();
     for (const Packing& packing : order) {
         Matrix& matrix = *packing.matrix;
+        const std::shared_ptr<const uint8_t> file = packing.file->bytes();
         pool_.run([&](int thread) {
             const Range part = share(tiles(matrix.rows), thread, pool_.threads());
-            pack(matrix.type, packing.file, matrix.rows, matrix.cols, part.begin, part.end, next);
+            pack(matrix.type, file.get(), matrix.rows, matrix.cols, part.begin, part.end, next);
         });
         matrix.data = next;
         next += packed_bytes(matrix.type, matrix.rows, matrix.cols);

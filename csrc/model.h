@@ -25,11 +25,11 @@
 
 namespace membound {
 
-// A matrix as the file holds it: rows of whole quantization blocks.
+// A matrix as the file holds it: rows of whole quantization blocks, there for as long as what `bytes` gives is kept.
 struct FileMatrix {
     Type type;
     int64_t rows, cols;
-    const uint8_t* bytes;
+    std::function<std::shared_ptr<const uint8_t>()> bytes;
 };
 
 struct Rope {
@@ -58,8 +58,7 @@ struct LayerSpec {
 struct ModelSpec {
     int64_t hidden, vocab;
     float norm_eps, embedding_scale;
-    FileMatrix embedding;  // its bytes must outlive the model; those of the others only the construction
-    FileMatrix head;
+    FileMatrix embedding, head;
     std::vector<float> output_norm;
     std::vector<LayerSpec> layers;
 };
@@ -173,6 +172,7 @@ class Model {
     Pool pool_;
     std::unique_ptr<Tally[]> tallies_;  // (threads), while time is counted
     FileMatrix embedding_;
+    std::shared_ptr<const uint8_t> embedding_rows_;
     Vector output_norm_;
     Matrix head_{};
     std::vector<Layer> layers_;

@@ -10,7 +10,7 @@ of them without a window; the other families have 2.
 `write_gguf(path, architecture, kind=F32, seed=0, parts=1)`: `kind` is a quantization type for all matrices,
 or a function from a tensor's name to one. K-quants need hidden, width and heads * head_dim to be multiples of
 256, the other quantized types of 32. Types that `gguf` can quantize hold the values that `write_safetensors`
-gives for the same seed; Q4_K, Q5_K and Q6_K hold random blocks. The file has a byte-level BPE tokenizer of
+gives for the same seed; those of RANDOM_BLOCKS hold random blocks. The file has a byte-level BPE tokenizer of
 `vocab` tokens (at least 269): the bytes, a few merges, then `<|endoftext|>` (its end token), `<|im_start|>`,
 `<|im_end|>`, and unused ones.
 
@@ -23,7 +23,7 @@ in safetensors. So one architecture and seed give one model in both forms.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,7 +41,7 @@ from membound.models.rope import FrequencyDivisors, LinearScaling, Llama3Scaling
 from membound.models.safetensors_folder import GEMMA3_INNER, INNER, OUTER
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
-RANDOM_BLOCKS = (Type.Q4_K, Type.Q5_K, Type.Q6_K)
+RANDOM_BLOCKS = (Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL)
 
 Floats = NDArray[np.float32]
 Kind: TypeAlias = Type | Callable[[str], Type]
@@ -229,12 +229,17 @@ def hf_name(name: str, family: str) -> str:
 def safetensors_bytes(tensors: dict[str, Floats], dtype: str) -> bytes:
     """A safetensors file."""
     kind = {"F32": Type.F32, "F16": Type.F16, "BF16": Type.BF16}[dtype]
+    return joined({name: (dtype, quantize(values, kind), values.shape) for name, values in tensors.items()})
+
+
+def joined(tensors: Mapping[str, tuple[str, NDArray[Any], tuple[int, ...]]]) -> bytes:
+    """A safetensors file of (dtype, bytes, shape)."""
     header, data = {}, b""
-    for name, values in tensors.items():
-        part = quantize(values, kind).tobytes()
+    for name, (dtype, values, shape) in tensors.items():
+        part = values.tobytes()
         header[name] = {
             "dtype": dtype,
-            "shape": list(values.shape),
+            "shape": list(shape),
             "data_offsets": [len(data), len(data) + len(part)],
         }
         data += part
@@ -243,13 +248,24 @@ def safetensors_bytes(tensors: dict[str, Floats], dtype: str) -> bytes:
 
 
 def random_blocks(kind: Type, shape: tuple[int, ...], seed: int) -> NDArray[np.uint8]:
-    """Random valid blocks of a K-quant, values of about the spread of `random_tensors`; (rows, row bytes)."""
+    """Random valid blocks of a type that `gguf` cannot quantize, values of about the spread of
+    `random_tensors`; (rows, row bytes).
+    """
     random = np.random.default_rng(seed)
     block, size = gguf.GGML_QUANT_SIZES[kind]
     blocks = shape[0] * shape[1] // block
     data = random.integers(0, 256, (blocks, size), np.uint8)
     spread = 1.5 / shape[1] ** 0.5 * random.uniform(0.5, 1.5, (blocks, 1))
-    if kind == Type.Q6_K:  # 128 low bits, 64 high bits, 16 signed scales, d: d · scale · (0 … 63 - 32)
+    if (
+        kind == Type.Q2_K
+    ):  # 16 scales with minima, 64 bit pairs, d, dmin: d · scale · (0 … 3) - dmin · minimum
+        data[:, 80:82] = (spread / 18).astype(np.float16).view(np.uint8)
+        data[:, 82:84] = (spread / 12).astype(np.float16).view(np.uint8)
+    elif kind == Type.Q3_K:  # 32 bytes of third bits, 64 of pairs, 12 of scales, d: d · (-32 … 31) · (-4 … 3)
+        data[:, 108:110] = (spread / 40).astype(np.float16).view(np.uint8)
+    elif kind == Type.IQ4_NL:  # d, 16 bytes of nibbles: d · one of 16 levels up to 127
+        data[:, :2] = (spread / 66).astype(np.float16).view(np.uint8)
+    elif kind == Type.Q6_K:  # 128 low bits, 64 high bits, 16 signed scales, d: d · scale · (0 … 63 - 32)
         data[:, 192:208] = random.integers(-32, 33, (blocks, 16)).astype(np.int8).view(np.uint8)
         data[:, 208:210] = (spread / 340).astype(np.float16).view(np.uint8)
     else:  # d, dmin, then scales and minima of six bits: d · scale · q - dmin · minimum, q to 15 or 31

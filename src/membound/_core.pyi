@@ -84,8 +84,8 @@ def sample(
 ) -> tuple[int, Report]:
     """The token at `position` of a sequence from (vocab,) logits."""
 
-MatrixSpec = tuple[int, int, int, npt.NDArray[np.uint8]]
-"""GGUF's type id, rows, columns, the bytes as they stand in the file."""
+MatrixSpec = tuple[int, int, int, npt.NDArray[np.uint8] | Callable[[], npt.NDArray[np.uint8]]]
+"""GGUF's type id, rows, columns, the bytes as they stand in the file or a function that makes them."""
 
 class LayerSpec(TypedDict):
     """Named by tensors without their prefix and suffix, as `attn_q`."""

@@ -65,7 +65,7 @@ def looked_up(weights: Weights, rows: int) -> int:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", [Type.F32, Type.BF16, Type.Q4_1, Type.Q5_0])
+@pytest.mark.parametrize("kind", [Type.F32, Type.BF16, Type.Q4_1, Type.Q5_0, Type.IQ4_NL])
 def test_weight_bytes_are_those_of_the_loaded_arrays(family: str, kind: Type, tmp_path: Path) -> None:
     def mixed(name: str) -> Type:
         return Type.Q8_0 if "ffn_down" in name or name.startswith("blk.1.") else kind

@@ -176,7 +176,7 @@ def three_dimensional(metadata: dict[str, Any], tensors: dict[str, Any]) -> None
 
 
 def unsupported(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
-    tensors["blk.0.ffn_up.weight"] = (np.zeros((128, 36), np.uint8), Type.IQ4_NL)
+    tensors["blk.0.ffn_up.weight"] = (np.zeros((128, 36), np.uint8), Type.NVFP4)
 
 
 def integers(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
@@ -202,7 +202,7 @@ def short_divisors(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
         (extra, "blk.1.attn_sinks.weight is not known"),
         (misshapen, r"blk.0.ffn_up.weight has shape \(128, 32\), its model needs \(128, 64\)"),
         (three_dimensional, r"blk.0.ffn_up.weight has shape \(2, 64, 64\)"),
-        (unsupported, "IQ4_NL, which is not supported"),
+        (unsupported, "NVFP4, which is not supported"),
         (integers, "I32"),
         (other_architecture, "'mamba' is not supported"),
         (other_rope, "'longrope' is not supported"),
@@ -299,7 +299,7 @@ def test_header_fields_that_lie(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda header: header["model.norm.weight"].update(dtype="F8_E4M3"), "F8_E4M3"),
+        (lambda header: header["model.norm.weight"].update(dtype="F8_E5M2"), "F8_E5M2"),
         (lambda header: header["model.norm.weight"].update(shape=[65]), "model.norm.weight"),
         (lambda header: header["model.norm.weight"].update(data_offsets=[0, 1 << 40]), "model.norm.weight"),
         (lambda header: header["model.norm.weight"].update(data_offsets=[0]), "header is damaged"),

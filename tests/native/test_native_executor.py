@@ -115,4 +115,4 @@ def test_requests_that_ended_are_let_go(executors: list[NativeExecutor]) -> None
     engine = Engine(Scheduler(BLOCKS), executors[1], Wall())
     for seed in range(50):
         engine.generate([prompt(5, seed)], Sampling(max_tokens=1))
-    assert len(executors[1]._slots) <= 18
+    assert len(executors[1]._slots) <= 2 * 1 + 16 + 1  # what is swept at the latest, and the one that ran

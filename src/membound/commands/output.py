@@ -36,6 +36,12 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int |
         yield show
 
 
+def print_notes(notes: Sequence[str]) -> None:
+    """What a user should know beside the answer, on standard error."""
+    for note in notes:
+        print(f"membound: note: {note}", file=sys.stderr)
+
+
 @contextmanager
 def status(what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """A line on standard error that says what goes on; call it with what is next."""

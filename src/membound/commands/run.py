@@ -4,7 +4,16 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from membound.commands.output import parse_bytes, print_json, print_table, progress, rate, size, status
+from membound.commands.output import (
+    parse_bytes,
+    print_json,
+    print_notes,
+    print_table,
+    progress,
+    rate,
+    size,
+    status,
+)
 from membound.errors import InputError, RunError
 from membound.serving.engine import Completion, StepRecord
 from membound.serving.sampling import Sampling
@@ -58,7 +67,7 @@ def open_model(
     path = resolve_model(model)
     total = path.stat().st_size if path.is_file() else None
     with progress(f"loading {path.name}", quiet=quiet) as show:
-        return LLM(
+        llm = LLM(
             path,
             threads=threads,
             kv_memory=room,
@@ -67,6 +76,8 @@ def open_model(
             max_step_tokens=max_step_tokens,
             progress=lambda done: show(done, total),
         )
+    print_notes(llm.weights.notes)
+    return llm
 
 
 def ruler_of(llm: "LLM", threads: int | None) -> "Ruler":

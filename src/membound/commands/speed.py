@@ -5,7 +5,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from membound.commands.output import parse_bytes, parse_counts, print_json, print_table, size, status
+from membound.commands.output import (
+    parse_bytes,
+    parse_counts,
+    print_json,
+    print_notes,
+    print_table,
+    size,
+    status,
+)
 from membound.serving.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -60,6 +68,7 @@ def speed_command(
             tokens=max(lengths) + 1,
             kv_memory=most,
         )
+        print_notes(test.weights.notes)
         answer: dict[str, Any] = {"prefill": [], "decode": []}
         for length in lengths:
             say(f"prefill of {length}")

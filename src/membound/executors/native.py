@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from membound import _core
 from membound.errors import InputError, RunError
 from membound.executors.native_model import describe, matrix_types
-from membound.models.weights import Weights
+from membound.models.weights import Tensor, Weights
 from membound.serving.request import BLOCK_TOKENS, Request
 from membound.serving.sampling import Sampling, TokenLogprobs
 from membound.serving.step import Outcome, Step
@@ -228,9 +228,9 @@ def drop_pages(weights: Weights) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _mapping(tensor: object) -> mmap.mmap | None:
-    """The file mapping that an array is a view of."""
-    data: object = getattr(tensor, "data", None)
+def _mapping(tensor: Tensor) -> mmap.mmap | None:
+    """The file mapping that its stored array is a view of."""
+    data: object = tensor.stored
     while data is not None and not isinstance(data, mmap.mmap):
         data = data.obj if isinstance(data, memoryview) else getattr(data, "base", None)
     return data

@@ -119,9 +119,11 @@ def _layer(weights: Weights, operators: Iterable[Operator], prefix: str) -> _cor
     }
 
 
-def _matrix(weights: Weights, name: str) -> tuple[int, int, int, np.typing.NDArray[np.uint8]]:
+def _matrix(weights: Weights, name: str) -> _core.MatrixSpec:
+    """What must be converted is converted when its turn to be packed comes, and then let go."""
     tensor: Tensor = weights.tensors[name]
-    return int(tensor.type), tensor.shape[0], tensor.shape[1], tensor.data
+    data = tensor.stored if tensor.conversion is None else lambda: tensor.data
+    return int(tensor.type), tensor.shape[0], tensor.shape[1], data
 
 
 def _vector(weights: Weights, name: str) -> np.typing.NDArray[np.float32]:

@@ -29,7 +29,7 @@ from membound.models.config_mixers import (
     nemotron_kinds,
     nemotron_layers,
 )
-from membound.models.quantization import quantization_from_config
+from membound.models.quantization import Quantization, quantization_from_config
 from membound.models.rope import LinearScaling, Llama3Scaling, Rope, Scaling, YarnScaling, yarn_magnitude
 from membound.models.settings import Settings
 
@@ -230,7 +230,7 @@ def dimensions_from_config(config: Mapping[str, Any], where: str) -> Dimensions:
             for mixer, forward in zip(mixers, forwards, strict=True)
         ),
         quantization=quantization,
-        cost_only=_cost_only(family, forwards, activation, softcaps, quantization is not None),
+        cost_only=_cost_only(family, forwards, activation, softcaps, quantization),
     )
     settings.refuse_unread()
     return dimensions
@@ -241,7 +241,7 @@ def _cost_only(
     forwards: Sequence[FeedForward | None],
     activation: Activation,
     softcaps: bool,
-    quantized: bool,
+    quantization: Quantization | None,
 ) -> tuple[str, ...]:
     """What no executor here computes."""
     found = {
@@ -249,7 +249,8 @@ def _cost_only(
         "mixture of experts": any(isinstance(forward, ExpertsDims) for forward in forwards),
         f"the activation {activation}": activation not in ("silu", "gelu_tanh"),
         "logit softcapping": softcaps,
-        "a quantized safetensors checkpoint": quantized,
+        "a safetensors checkpoint in another quantization than FP8": quantization is not None
+        and quantization.format.name != "fp8",
     }
     return tuple(name for name, present in found.items() if present)
 

@@ -18,6 +18,7 @@ from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGMLQuant
 from numpy.typing import NDArray
 
 from membound.errors import InputError
+from membound.models.conversion import Conversion
 from membound.models.graph import tensor_bytes
 
 SCALARS = {
@@ -38,12 +39,16 @@ VERSIONS = (2, 3)
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A tensor in its file: the length of a row last in `shape`; `data` is (rows, row bytes) or (bytes,)."""
+    """A tensor in its file: the length of a row last in `shape`; `data` is (rows, row bytes) or (bytes,).
+
+    With a `conversion`, `type` is what the data becomes.
+    """
 
     name: str
     type: GGMLQuantizationType
     shape: tuple[int, ...]
     data: NDArray[np.uint8]
+    conversion: Conversion | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,7 +69,7 @@ def _read_gguf(path: Path) -> Dimensions:
     stored = {
         name: Format(
             tensor.type.name.lower(),
-            8 * tensor.data.nbytes / math.prod(tensor.shape),
+            8 * tensor.nbytes / math.prod(tensor.shape),
             FLOAT_RATES.get(tensor.type.name, "int8"),  # as llama.cpp and this engine multiply
         )
         for name, tensor in weights.tensors.items()

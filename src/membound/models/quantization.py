@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,6 +62,7 @@ class Quantization:
     activations: str | None = None  # the rate that the checkpoint prepares its activations for
     kv: str | None = None  # format of a cache that the checkpoint is prepared for, if one is asked for
     exact: Mapping[str, Format] = field(default_factory=dict, hash=False)  # of tensors known one by one
+    block: tuple[int, int] | None = None  # rows and columns that share a scale, where the config says so
 
     @property
     def main(self) -> Format:
@@ -140,7 +141,7 @@ def quantization_from_config(values: Any, where: str, expert_dtype: str | None =
         raise InputError(f"{where}: expert_dtype = {expert_dtype!r} is not supported")
     if expert_dtype == "fp4":
         experts = (r"mlp\.experts\.", FORMATS["mxfp4"])
-        return Quantization(scheme.format, (experts, *scheme.rules), scheme.activations, scheme.kv)
+        return replace(scheme, rules=(experts, *scheme.rules))
     return scheme
 
 
@@ -160,10 +161,20 @@ def _kept(names: Any) -> tuple[tuple[str, Format], ...]:
 def _fp8(values: Mapping[str, Any], where: str) -> Quantization:
     if values.get("fmt", "e4m3") not in ("e4m3", "float8_e4m3fn"):
         raise InputError(f"{where}: quantization_config.fmt = {values['fmt']!r} is not supported")
-    block = values.get("weight_block_size")
+    block = _block(values, where)
     bits = 8 + 32 / (block[0] * block[1]) if block else 8.0
     kept = _kept(values.get("modules_to_not_convert") or values.get("ignored_layers"))
-    return Quantization(Format("fp8", bits, "fp8"), kept, activations="fp8")
+    return Quantization(Format("fp8", bits, "fp8"), kept, activations="fp8", block=block)
+
+
+def _block(values: Mapping[str, Any], where: str) -> tuple[int, int] | None:
+    """Rows and columns that share a scale."""
+    block = values.get("weight_block_size")
+    if block is None:
+        return None
+    if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
+        raise InputError(f"{where}: quantization_config.weight_block_size = {block!r} is not two numbers")
+    return block[0], block[1]
 
 
 def _mxfp4(values: Mapping[str, Any], where: str) -> Quantization:

@@ -2,12 +2,17 @@
 
 The format is a JSON header of 64-bit length, then the bytes (safetensors' README). It is read here by
 memory map because the library's NumPy binding has no BF16.
+
+FP8 matrices have scales beside them, named after the matrix: `weight_scale` of the whole matrix or of each
+row (compressed-tensors, ModelOpt, FBGEMM), `weight_scale_inv` of blocks (DeepSeek). Scales of activations
+and of a cache are not used: both are kept in more bits here.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from mmap import mmap
 from pathlib import Path
@@ -19,12 +24,15 @@ from gguf import GGMLQuantizationType, dequantize
 from membound.errors import InputError
 from membound.models.architecture import Architecture
 from membound.models.config_json import architecture_from_config
+from membound.models.conversion import from_fp8
 from membound.models.gguf_file import StoredTensor, map_file, stored_tensor
+from membound.models.quantization import Quantization
 
 TYPES = {
     "F32": GGMLQuantizationType.F32,
     "F16": GGMLQuantizationType.F16,
     "BF16": GGMLQuantizationType.BF16,
+    "F8_E4M3": GGMLQuantizationType.I8,  # bytes, until they are joined with their scales
 }
 
 OUTER = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
@@ -50,6 +58,9 @@ GEMMA3_INNER = {
 # Prefixes of a text model, alone or within a multimodal one, in the order in which they are tried.
 TEXT = re.compile(r"(?:model\.language_model\.|language_model\.model\.|language_model\.|model\.)?(.+)")
 OTHER_MODALITIES = re.compile(r"(?:model\.)?(?:vision_tower|multi_modal_projector)\.")
+FP8 = "F8_E4M3"
+SCALE = re.compile(r"(.+)\.weight_scale(?:_inv)?")
+UNUSED_SCALE = re.compile(r".+\.(?:[qkv]_scale|(?:input|output|activation)_scale(?:_ub|_inv)?)")
 RECOMPUTED = re.compile(r".*\.rotary_emb\.inv_freq")  # saved by old versions; follows from the config
 
 
@@ -63,6 +74,8 @@ def read_safetensors_folder(folder: Path) -> tuple[Architecture, dict[str, Any],
         for tensor in _read_file(path):
             if RECOMPUTED.fullmatch(tensor.name) or (multimodal and OTHER_MODALITIES.match(tensor.name)):
                 continue
+            if architecture.quantization is not None and UNUSED_SCALE.fullmatch(tensor.name):
+                continue
             canonical = canonical_name(tensor.name, architecture.family)
             if canonical == "output.weight" and architecture.tied:
                 continue  # transformers ties the head even where the file repeats it
@@ -70,7 +83,51 @@ def read_safetensors_folder(folder: Path) -> tuple[Architecture, dict[str, Any],
                 raise InputError(f"{path}: tensor {tensor.name} occurs twice")
             tensor = replace(tensor, name=canonical)
             stored[canonical] = _with_one_added(tensor) if _is_gemma_norm(tensor, architecture) else tensor
-    return architecture, config, stored
+    return architecture, config, _scaled(stored, architecture.quantization, folder)
+
+
+def _scaled(
+    stored: Mapping[str, StoredTensor], scheme: Quantization | None, folder: Path
+) -> dict[str, StoredTensor]:
+    """FP8 matrices joined with their scales, which are no tensors of their own."""
+    scales = {
+        f"{match[1]}.weight": tensor for name, tensor in stored.items() if (match := SCALE.fullmatch(name))
+    }
+    found = {name: tensor for name, tensor in stored.items() if not SCALE.fullmatch(name)}
+    for name, tensor in found.items():
+        if tensor.type is not GGMLQuantizationType.I8:
+            continue
+        if len(tensor.shape) != 2:
+            raise InputError(f"{folder}: tensor {name}, no matrix, has the unsupported type {FP8}")
+        scale = scales.pop(name, None)
+        if scale is None:
+            raise InputError(f"{folder}: the scale of tensor {name}, in {FP8}, is missing")
+        found[name] = _fp8_matrix(tensor, scale, scheme, folder)
+    if scales:
+        raise InputError(f"{folder}: tensor {next(iter(scales))} has a scale, but is not in {FP8}")
+    return found
+
+
+def _fp8_matrix(
+    tensor: StoredTensor, scale: StoredTensor, scheme: Quantization | None, folder: Path
+) -> StoredTensor:
+    """Scales are of blocks where the config gives their size, else of each row or of the whole matrix."""
+    rows, columns = tensor.shape
+    values = np.asarray(dequantize(np.asarray(scale.data), scale.type), np.float32)
+    shape = (rows, columns)
+    if scheme is not None and scheme.block is not None:
+        block = scheme.block
+    else:
+        block = (1, columns) if values.size == rows else shape
+    counts = tuple(-(-length // size) for length, size in zip(shape, block, strict=True))
+    try:
+        how = from_fp8(shape, values.reshape(counts), block)
+    except ValueError:
+        raise InputError(
+            f"{folder}: tensor {tensor.name} of {shape} has scales of {scale.shape}, which do not fit"
+            f" blocks of {block}"
+        ) from None
+    return replace(tensor, type=how.loaded, conversion=how)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -140,7 +197,7 @@ def _read_file(path: Path) -> list[StoredTensor]:
 def _entry(name: str, entry: dict[str, Any]) -> tuple[str, str, tuple[int, ...], int, int]:
     """Name, type, shape, and where its bytes begin and end after the header."""
     begin, end = map(int, entry["data_offsets"])
-    return name, str(entry["dtype"]), tuple(map(int, entry["shape"])), begin, end
+    return name, str(entry["dtype"]), tuple(map(int, entry["shape"])) or (1,), begin, end
 
 
 def _tensor(

@@ -1,12 +1,14 @@
 """Opens a model's weights, from GGUF or safetensors, and checks them against what its operators need.
 
-Tensors are named as in GGUF, whatever the file. Matrices stay as they are in the file, memory-mapped;
-vectors (norms and biases, a thousandth of the bytes) are F32 whatever the file.
+Tensors are named as in GGUF, whatever the file. Matrices stay as they are in the file, memory-mapped, but
+for types without a kernel, which are converted when asked for; vectors (norms and biases, a thousandth of
+the bytes) are F32 whatever the file.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,11 @@ from numpy.typing import NDArray
 
 from membound.errors import InputError
 from membound.models.architecture import Architecture
+from membound.models.conversion import Conversion, conversion
 from membound.models.families import build
 from membound.models.gguf_file import GgufFile, StoredTensor, read_gguf
 from membound.models.gguf_metadata import architecture_from_gguf
-from membound.models.graph import ModelGraph, WeightTypes
+from membound.models.graph import ModelGraph, WeightTypes, tensor_bytes
 from membound.models.safetensors_folder import read_safetensors_folder
 
 Type = GGMLQuantizationType
@@ -30,18 +33,35 @@ SUPPORTED = (
     *(Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0),
     *(Type.Q4_K, Type.Q5_K, Type.Q6_K),
 )
+CONVERTED = (Type.Q2_K, Type.Q3_K, Type.IQ4_NL, Type.MXFP4)
 MOST_PARTS = 99_999  # five digits in a part's name
 ROPE_DIVISORS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A parameter: `shape` (rows, columns) or (elements,), `data` (rows, row bytes) or (bytes,)."""
+    """A parameter of `shape` (rows, columns) or (elements,), as loaded in `type`.
+
+    `stored` is (rows, row bytes) or (bytes,): as loaded, or in the file's type if there is a `conversion`.
+    """
 
     name: str
     type: GGMLQuantizationType
     shape: tuple[int, ...]
-    data: NDArray[np.uint8]
+    stored: NDArray[np.uint8]
+    conversion: Conversion | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `data`."""
+        return tensor_bytes(self.type, self.shape)
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """All bytes in `type`, (rows, row bytes) or (bytes,); converted anew each time."""
+        if self.conversion is None:
+            return self.stored
+        return self.conversion.rows(self.stored, np.arange(self.shape[0]))
 
     def dequantize(self) -> NDArray[np.float32]:
         """The values, in `shape`."""
@@ -49,7 +69,11 @@ class Tensor:
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Some rows of a matrix, (len(indices), columns), without dequantizing the others."""
-        return np.asarray(dequantize(np.asarray(self.data[indices]), self.type), np.float32)
+        if self.conversion is None:
+            data = np.asarray(self.stored[indices])
+        else:
+            data = self.conversion.rows(self.stored, indices)
+        return np.asarray(dequantize(data, self.type), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +94,21 @@ class Weights:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.data.nbytes for tensor in self.tensors.values())
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not as in the file, a line for each type."""
+        converted = Counter(
+            (t.conversion.stored, t.conversion.loaded.name, t.conversion.exact)
+            for t in self.tensors.values()
+            if t.conversion is not None
+        )
+        return [
+            f"{count} of the matrices, stored in {stored}, are loaded as {loaded}, "
+            + ("their values unchanged" if exact else "their values rounded to 11 bits")
+            for (stored, loaded, exact), count in converted.items()
+        ]
 
 
 def open_weights(path: Path) -> Weights:
@@ -133,8 +171,8 @@ def _checked(graph: ModelGraph, stored: Mapping[str, StoredTensor], path: Path) 
             raise InputError(
                 f"{path}: tensor {parameter.name} has shape {tensor.shape}, its model needs {parameter.shape}"
             )
-        if tensor.type not in SUPPORTED:
-            names = ", ".join(kind.name for kind in SUPPORTED)
+        if tensor.type not in (*SUPPORTED, *CONVERTED):
+            names = ", ".join(kind.name for kind in (*SUPPORTED, *CONVERTED))
             raise InputError(
                 f"{path}: tensor {tensor.name} has quantization type {tensor.type.name}, "
                 f"which is not supported (supported: {names})"
@@ -147,7 +185,8 @@ def _checked(graph: ModelGraph, stored: Mapping[str, StoredTensor], path: Path) 
 
 
 def _matrix(stored: StoredTensor) -> Tensor:
-    return Tensor(stored.name, stored.type, stored.shape, stored.data)
+    how = stored.conversion or conversion(stored.type, stored.data)
+    return Tensor(stored.name, how.loaded if how else stored.type, stored.shape, stored.data, how)
 
 
 def _vector(stored: StoredTensor, path: Path) -> Tensor:
