@@ -16,16 +16,18 @@ from membound.commands.output import print_json, status
 from membound.commands.predict import Target, predict
 from membound.errors import InputError, RunError
 from membound.measuring import fine_loop
-from membound.measuring.clients import Job, Progress, run_job
+from membound.measuring.clients import Job, Progress, Run, run_job
 from membound.measuring.gates import Gate, parse_gate
 from membound.measuring.http import Pool, endpoint
+from membound.measuring.overhead import Overhead
 from membound.measuring.prepare import Prepared, prepare
 from membound.measuring.prompts_file import read_prompts
+from membound.measuring.record import Record
 from membound.measuring.runs import Runs
 from membound.measuring.sender import Asking
 from membound.measuring.summary import Measured
 from membound.workloads.goodput import RateSearch
-from membound.workloads.offered import Offered
+from membound.workloads.offered import DEFAULT_REQUESTS, Offered
 from membound.workloads.slo import Slo
 
 PROCESS_REQUESTS_PER_S, PROCESS_TOKENS_PER_S = 1_500, 30_000  # that one client process sends without effort
@@ -59,6 +61,7 @@ class Question:
 def bench_command(question: Question, *, html: Path | None, csv_path: Path | None, json: bool) -> None:
     gates = [parse_gate(text) for text in question.fail_if]
     _check(question)
+    _check_gates(gates, question)
     with status("asking the endpoint", quiet=json) as say:
         bench = Bench(question, say)
         points = bench.search() if question.find_goodput else bench.sweep()
@@ -158,13 +161,14 @@ class Bench:
         return points
 
     def search(self) -> list[Point]:
-        """Loads at the rates that bisection suggests, in its order."""
+        """Loads at the rates that bisection suggests, in its order, all as long as the first."""
         (first,) = self.question.loads
         assert first.rate is not None
+        seconds = (first.requests or DEFAULT_REQUESTS) / first.rate
         search = RateSearch(first.rate, precision=self.question.precision)
         points = []
         while (rate := search.next()) is not None:
-            point = self.measure(replace(first, rate=rate))
+            point = self.measure(replace(first, rate=rate, requests=max(1, round(rate * seconds))))
             search.tell(rate, point.measured.slo_attainment)
             points.append(point)
             if point.measured.run.interrupted:
@@ -235,6 +239,15 @@ def as_json(
     if question.find_goodput:
         return {**about, **(point_json(best) if best else {}), "max_rate_req_per_s": rate, **found}
     return found
+
+
+def _check_gates(gates: Sequence[Gate], question: Question) -> None:
+    """InputError for a figure that there will not be: better told before the load than after it."""
+    record = Record(0, 0.0, 0.0, 1.0, 1, 2, (0.5, 1.0), output_tokens=2)
+    sample = point_json(Point(question.loads[0], Measured(Run([record], [Overhead(0.0, 0.0, 0.0)], 1.0)), 0))
+    for gate in gates:
+        if gate.path[0] != "predicted" or question.target is None:
+            gate.failure(sample)
 
 
 def _judge(gates: Sequence[Gate], points: Sequence[Point]) -> None:

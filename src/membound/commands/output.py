@@ -65,7 +65,7 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], title
         table.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 110).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def parse_bytes(text: str | None, option: str) -> int | None:

@@ -10,19 +10,19 @@ from membound.errors import InputError, RunError
 from membound.measuring.http import Pool
 from membound.measuring.prompts import Count
 from membound.measuring.record import Record
-from membound.measuring.sender import Asking, Sender, get_json
+from membound.measuring.sender import Asking, Prompt, Sender, get_json, messages_of
 from membound.models.tokenizer import Tokenizer
 
 
 def by_endpoint(pool: Pool, asking: Asking) -> Count:
     """By POST /tokenize, as vLLM and membound have it."""
 
-    async def count(text: str) -> int:
+    async def count(prompt: Prompt) -> int:
         body: dict[str, Any] = {"model": asking.model}
         if asking.chat:
-            body |= {"messages": [{"role": "user", "content": text}], "add_generation_prompt": True}
+            body |= {"messages": messages_of(prompt), "add_generation_prompt": True}
         else:
-            body["prompt"] = text
+            body["prompt"] = prompt
         answer = await get_json(pool, "/tokenize", body)
         try:
             return int(answer["count"] if "count" in answer else len(answer["tokens"]))
@@ -35,10 +35,10 @@ def by_endpoint(pool: Pool, asking: Asking) -> Count:
 def by_usage(pool: Pool, asking: Asking) -> Count:
     """By the prompt tokens that the endpoint reports for a request of one token."""
 
-    async def count(text: str) -> int:
+    async def count(prompt: Prompt) -> int:
         record = Record(0, 0.0, 0.0, 0.0, 0, 1)
         sender = Sender(pool, asking)
-        await sender.send(record, sender.body(text, 1))
+        await sender.send(record, sender.body(prompt, 1))
         if record.error not in (None, "empty"):
             raise RunError(f"{pool.endpoint.url}{asking.path}: {record.error}: {record.message}")
         if record.prompt_tokens is None:
@@ -54,11 +54,12 @@ def by_usage(pool: Pool, asking: Asking) -> Count:
 def by_tokenizer(tokenizer: Tokenizer, *, chat: bool) -> Count:
     """By the model's own files."""
 
-    async def count(text: str) -> int:
+    async def count(prompt: Prompt) -> int:
         if chat:
-            messages = [{"role": "user", "content": text}]
-            return len(tokenizer.encode(tokenizer.chat(messages), special=True, add_bos=False))
-        return len(tokenizer.encode(text))
+            text = tokenizer.chat(messages_of(prompt))
+            return len(tokenizer.encode(text, special=True, add_bos=False))
+        assert isinstance(prompt, str)
+        return len(tokenizer.encode(prompt))
 
     return count
 

@@ -39,7 +39,7 @@ async def prepare(
     await _try(pool, asking)
     count, how = await counter(pool, asking, load_tokenizer(tokenizer) if tokenizer else None)
     if not prompts:
-        return Prepared(asking, await vocabulary(count), how)
+        return Prepared(asking, await vocabulary(count, chat=asking.chat), how)
     if not asking.chat and any(not isinstance(prompt.prompt, str) for prompt in prompts):
         raise InputError("--prompts has messages: they need --chat")
     sizes = []

@@ -17,7 +17,7 @@ from membound.errors import RunError
 from membound.measuring.sender import Prompt
 from membound.workloads.arrivals import Arrival
 
-Count = Callable[[str], Awaitable[int]]  # tokens of a prompt as the endpoint counts them, with what it adds
+Count = Callable[[Prompt], Awaitable[int]]  # tokens as the endpoint counts them, with what it adds
 
 PHRASE = 64
 COMMON = (
@@ -35,10 +35,14 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words that count one token each, and the tokens that the endpoint adds to every prompt."""
+    """Words that count one token each, and the tokens that the endpoint adds to every prompt.
+
+    `between`: what a chat template adds for an answer and a further message.
+    """
 
     words: Sequence[str]
     added: int
+    between: int = 0
 
     def text(self, tokens: int, random: Random) -> str:
         """Random words of so many tokens, each with a space before it.
@@ -57,7 +61,7 @@ class Vocabulary:
         return ["".join(random.choices(self.words, k=PHRASE)) for _ in range(500)]
 
 
-async def vocabulary(count: Count) -> Vocabulary:
+async def vocabulary(count: Count, *, chat: bool = False) -> Vocabulary:
     """Find the words that hold. RunError if the counts do not add up for at least a few dozen."""
     words = [f" {word}" for word in COMMON.split()]
     added = 2 * await count(words[0]) - await count(words[0] * 2)
@@ -68,7 +72,13 @@ async def vocabulary(count: Count) -> Vocabulary:
             "prompts of exact length cannot be made: common words are not one token each here; "
             "give a prompts file (--prompts)"
         )
-    return Vocabulary(good, added)
+    return Vocabulary(good, added, await _between(good[0], count) if chat else 0)
+
+
+async def _between(word: str, count: Count) -> int:
+    """What stands around an answer and a further message, each of one token."""
+    said = [{"role": role, "content": word} for role in ("user", "assistant", "user")]
+    return await count(said) - await count(said[:1]) - 2
 
 
 async def _holding(words: Sequence[str], count: Count, added: int) -> list[str]:
@@ -110,17 +120,12 @@ class Made:
             return self._text(wanted, arrival.keys, number)
         said = self._sessions.setdefault(arrival.session, _Conversation())
         if said.messages:
-            wanted = max(1, arrival.prompt_tokens - said.tokens - self._turn_tokens)
+            wanted = max(1, arrival.prompt_tokens - said.tokens - self._vocabulary.between)
             new = self._vocabulary.text(wanted, self._random("turn", number))
         else:
             new = self._text(wanted, arrival.keys, number)
         said.messages.append({"role": "user", "content": new})
         return list(said.messages) if self._chat else "".join(m["content"] for m in said.messages)
-
-    @property
-    def _turn_tokens(self) -> int:
-        """What a chat template puts around a further message: about as much as around the first."""
-        return self._vocabulary.added if self._chat else 0
 
     def answered(self, arrival: Arrival, text: str, tokens: int, *, more: bool) -> None:
         """The answer of a conversation, `tokens` with its prompt; `more` if a turn follows."""

@@ -14,6 +14,13 @@ from membound.measuring.record import Record
 from membound.measuring.reply import Reply, error_text
 
 Prompt = str | list[dict[str, Any]]  # text, or the messages of a chat
+
+
+def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
+    """A text becomes what a user says."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
@@ -32,8 +39,7 @@ class Asking:
         """The request's JSON."""
         fields: dict[str, Any] = {"model": self.model}
         if self.chat:
-            text_only = isinstance(prompt, str)
-            fields["messages"] = [{"role": "user", "content": prompt}] if text_only else prompt
+            fields["messages"] = messages_of(prompt)
         else:
             fields["prompt"] = prompt
         fields |= {

@@ -22,6 +22,8 @@ from membound.workloads.arrivals import (
 )
 from membound.workloads.lengths import NAMED, Fixed, Lengths, LogNormal, Size, Uniform
 
+DEFAULT_REQUESTS = 200  # of a rate
+
 
 @dataclass(frozen=True)
 class InOrder:
@@ -90,7 +92,7 @@ class Offered:
         if self.concurrency is not None:
             requests = 10 * self.concurrency if self.requests is None else self.requests
             return ClosedLoop(self.concurrency, lengths, requests, self.think_s, seed=seed)
-        requests = 200 if self.requests is None else self.requests
+        requests = DEFAULT_REQUESTS if self.requests is None else self.requests
         made: Open
         if self.ramp is not None:
             first, last, duration = self.ramp
