@@ -143,6 +143,7 @@ class Feed:
             "bandwidth_used": moved / busy if busy else None,
             "flops_used": done / busy if busy else None,
             "step_s": busy / len(lately) if lately else None,
+            "tokens": served.metrics.output_tokens,
             "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "cache": 1 - scheduler.pool.free / scheduler.pool.blocks,

@@ -7,7 +7,9 @@ const SLO_S = 60; // seconds of requests that count against the SLO
 const at = (id) => document.getElementById(id);
 const show = (id, text) => { at(id).textContent = text; };
 
-const state = { hello: null, points: [], requests: new Map(), now: 0, heard: 0, stale: true };
+const RATE_S = 2; // seconds of which tokens/s are the mean
+
+const state = { hello: null, points: [], requests: new Map(), shares: [], tokens: [], now: 0, heard: 0, stale: true };
 
 // ---- numbers as people read them ----
 
@@ -44,6 +46,8 @@ function take(frame) {
     state.hello = frame.hello;
     state.points = [];
     state.requests.clear();
+    state.shares = [];
+    state.tokens = [];
     introduce(frame.hello);
   }
   const last = state.points.length ? state.points[state.points.length - 1][0] : -1;
@@ -53,6 +57,10 @@ function take(frame) {
   for (const [name, request] of state.requests) {
     if (request[5] != null && request[5] < frame.now - SLO_S - 5) state.requests.delete(name);
   }
+  state.shares.push([frame.now, frame.share]);
+  state.tokens.push([frame.now, frame.tokens]);
+  while (state.shares[0][0] < frame.now - SLO_S) state.shares.shift();
+  while (state.tokens.length > 2 && state.tokens[1][0] < frame.now - RATE_S) state.tokens.shift();
   state.now = frame.now;
   state.heard = performance.now();
   state.stale = true;
@@ -64,7 +72,8 @@ function take(frame) {
 function introduce(hello) {
   document.title = `${hello.model} · membound`;
   show("model", hello.model);
-  show("about", `${hello.about} · ${unit(hello.bandwidth, "B/s")}, ${unit(hello.flops, "FLOP/s")} · context ${hello.context}`);
+  show("about", `${hello.about} · ${unit(hello.bandwidth, "B/s")}, ${unit(hello.flops, "FLOP/s")} · context ${hello.context.toLocaleString("en")}`);
+  show("base", `${new URL("v1", location)}`);
 }
 
 function tell(frame) {
@@ -76,13 +85,15 @@ function tell(frame) {
   } else if (state.points.length) {
     show("share-note", "Idle. The latest steps stand on the roofline.");
   }
+  const [[then, before], [, after]] = [state.tokens[0], state.tokens.at(-1)];
+  show("tokens", frame.now > then ? Math.round((after - before) / (frame.now - then)).toLocaleString("en") : "–");
   show("running", frame.running);
   show("waiting", frame.waiting);
   show("cache", percent(frame.cache));
   at("cache-bar").style.width = `${100 * frame.cache}%`;
   show("hits", percent(frame.hits));
   at("hits-bar").style.width = `${100 * (frame.hits ?? 0)}%`;
-  show("step", milliseconds(frame.step_s));
+  show("step", frame.step_s == null ? "no step lately" : `${milliseconds(frame.step_s)} per step`);
   show("preemptions", frame.preemptions);
   show("lag", frame.lag > 0.02 ? `, ${milliseconds(frame.lag)} behind` : "");
 }
@@ -147,32 +158,37 @@ function drawRoofline() {
     marker: {
       size: 7, opacity: 0.65, color: state.points.map((p) => p[3]), cmin: 0, cmax: 1,
       colorscale: [[0, colour("decode")], [1, colour("prefill")]], line: { width: 0 },
-      colorbar: {
-        thickness: 8, len: 0.8, outlinewidth: 0, tickvals: [0, 1], ticktext: ["decode", "prefill"],
-        tickfont: { color: soft, size: 11 }, x: 1.0,
-      },
     },
   };
+  const middle = Math.sqrt(low * ridge);
+  const least = Math.min(low * bandwidth, ...ys) / 2;
+  const note = (x, y, text, anchors) => ({
+    x: Math.log10(x), y: Math.log10(y), text, showarrow: false, font: { size: 11, color: soft }, ...anchors,
+  });
   const axis = (title) => ({
     type: "log", title: { text: title, font: { size: 12 } }, gridcolor: line, linecolor: line, zeroline: false,
     exponentformat: "SI extended", dtick: 1, tickfont: { size: 11 },
   });
   const layout = {
-    margin: { l: 58, r: 8, t: 8, b: 42 }, showlegend: false, paper_bgcolor: "rgba(0,0,0,0)",
+    margin: { l: 58, r: 12, t: 6, b: 42 }, showlegend: false, paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)", font: { color: soft, family: "system-ui, sans-serif" },
-    xaxis: axis("FLOP per byte"), yaxis: axis("FLOP/s"), uirevision: "kept",
-    annotations: [{
-      x: Math.log10(ridge), y: Math.log10(flops), text: `ridge ${ridge.toPrecision(3)}`, showarrow: true,
-      arrowcolor: soft, ax: 0, ay: 26, font: { size: 11, color: soft },
+    xaxis: { ...axis("FLOP per byte"), range: [Math.log10(low), Math.log10(high)] },
+    yaxis: { ...axis("FLOP/s"), range: [Math.log10(least), Math.log10(flops * 3.5)] }, uirevision: "kept",
+    shapes: [{
+      type: "line", x0: ridge, x1: ridge, y0: least, y1: flops, line: { color: soft, width: 1, dash: "dot" },
     }],
+    annotations: [
+      note(ridge, least, `ridge ${ridge.toPrecision(3)}`, { xanchor: "left", yanchor: "bottom", xshift: 3 }),
+      note(high, flops, unit(flops, "FLOP/s"), { xanchor: "right", yanchor: "bottom", yshift: 2 }),
+      note(middle, middle * bandwidth, unit(bandwidth, "B/s"), { xanchor: "right", yanchor: "bottom", xshift: -4 }),
+    ],
   };
   Plotly.react("roofline", [roof, steps], layout, { displayModeBar: false, responsive: true });
 }
 
-// ---- the lanes ----
+// ---- drawings by hand ----
 
-function drawLanes() {
-  const canvas = at("lanes");
+function penOf(canvas) {
   const ratio = window.devicePixelRatio || 1;
   const width = canvas.clientWidth, height = canvas.clientHeight;
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
@@ -182,6 +198,28 @@ function drawLanes() {
   const pen = canvas.getContext("2d");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, width, height);
+  return { pen, width, height };
+}
+
+function drawHistory() {
+  const { pen, width, height } = penOf(at("history"));
+  const x = (moment) => (1 - (state.now - moment) / SLO_S) * width;
+  const y = (share) => height - 1 - Math.min(1, share) * (height - 2);
+  pen.fillStyle = colour("line");
+  pen.fillRect(0, height - 1, width, 1);
+  pen.fillStyle = colour("decode");
+  state.shares.forEach(([moment, share], place) => {
+    if (share == null) return;
+    const until = state.shares[place + 1]?.[0] ?? state.now;
+    pen.globalAlpha = 0.35;
+    pen.fillRect(x(moment), y(share), x(until) - x(moment) + 0.3, height - 1 - y(share));
+    pen.globalAlpha = 1;
+    pen.fillRect(x(moment), y(share) - 0.75, x(until) - x(moment) + 0.3, 1.5);
+  });
+}
+
+function drawLanes() {
+  const { pen, width, height } = penOf(at("lanes"));
   const now = state.now + (at("state").classList.contains("live") ? (performance.now() - state.heard) / 1e3 : 0);
   const from = now - LANES_S;
   const floor = height - 18;
@@ -226,6 +264,7 @@ function draw() {
     state.stale = false;
     judge();
     drawRoofline();
+    drawHistory();
   }
   if (!document.hidden) drawLanes();
 }
@@ -278,7 +317,7 @@ async function ask(text) {
         last = performance.now();
         first ??= last;
         said += piece;
-        shown.textContent = said;
+        shown.textContent = said.trimStart();
         at("messages").scrollTop = at("messages").scrollHeight;
       }
     }
