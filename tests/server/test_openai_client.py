@@ -186,7 +186,10 @@ def test_models(live: Live) -> None:
         ({"n": 2}, "n = 2 is not supported"),
         ({"best_of": 3}, "best_of = 3 is not supported"),
         ({"echo": True}, "echo = True is not supported"),
-        ({"suffix": "!"}, "suffix"),
+        ({"suffix": "!"}, "suffix = '!' is not supported"),
+        ({"stop": [1]}, "stop.0: Input should be a valid string"),
+        ({"stream_options": {"include_usage": True}}, "stream_options needs stream"),
+        ({"extra_body": {"stop_token_ids": [10**9]}}, "stop_token_ids: 1000000000 is no token id"),
         ({"temperature": 2.1}, "temperature: Input should be less than or equal to 2"),
         ({"top_p": -0.1}, "top_p"),
         ({"presence_penalty": 3}, "presence_penalty"),
@@ -206,6 +209,32 @@ def test_refusals_name_the_field(live: Live, options: dict[str, object], message
     with pytest.raises(openai.BadRequestError, match=message) as refused:
         live.client.completions.create(**{"model": "smollm2", "prompt": "x", **options})  # type: ignore[call-overload]
     assert refused.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "param"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "image_url is not supported, only text",
+            "messages.0.content",
+        ),
+        ({"messages": [{"role": "user"}]}, "Field required", "messages.0.content"),
+        ({"tool_choice": "sometimes"}, "'none', 'auto' or 'required'", "tool_choice"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+            "should match pattern",
+            "response_format.json_schema.name",
+        ),
+        ({"reasoning_effort": "low"}, "reasoning_effort is not supported", "reasoning_effort"),
+    ],
+)
+def test_refusals_in_chat_name_the_place_in_the_body(
+    live: Live, fields: dict[str, object], message: str, param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=message) as refused:
+        live.client.chat.completions.create(**{"model": "smollm2", "messages": QUESTION, **fields})  # type: ignore[call-overload]
+    assert refused.value.param == param
 
 
 def test_leaving_a_stream_drops_its_request(live: Live) -> None:

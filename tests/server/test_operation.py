@@ -247,6 +247,7 @@ def test_tokens_and_back(live: Live) -> None:
     [
         ("POST", "/v1/completions", b"{", 400),
         ("POST", "/v1/completions", b"[]", 400),
+        ("POST", "/v1/completions", b'{"prompt": "x", "temperature": 1e999}', 400),
         ("POST", "/v1/completions", b"\xff", 400),
         ("POST", "/v1/completions", None, 400),
         ("GET", "/v1/completions", None, 405),

@@ -18,7 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
 
+from membound.commands.serve_predicted import DeploymentMeter
+from membound.costs.calibration import IDEAL
+from membound.costs.deployment import deployment
+from membound.costs.parallel import layout
+from membound.costs.roofline import StepCost
 from membound.server.stand_in import StandIn
+from membound.serving.engine import StepRecord
 
 LOAD = ["--concurrency", "1", "--requests", "1", "--prompt", "16", "--output", "40"]
 MODEL = ["meta-llama/Llama-3.1-70B", "--on", "4xh100-sxm"]
@@ -85,6 +91,21 @@ def test_time_is_as_predicted_and_the_text_says_what_it_is() -> None:
         assert bytes_ / steps == pytest.approx(139e9, rel=0.02)
         assert seconds / steps == pytest.approx(predicted, rel=0.05)
         assert "membound:pacing_lag_seconds" in text
+
+
+@pytest.mark.parametrize("model", ["meta-llama/Llama-3.1-70B", "gpt-oss-120b", "deepseek-v3"])
+def test_the_meter_counts_what_an_estimate_does(model: str) -> None:
+    asked = deployment(model, "8xh200-sxm", tp=8)
+    meter = DeploymentMeter(asked)
+    whole = StepCost(asked.model, asked.cluster, asked.precisions, layout(), IDEAL, "none", asked.skew)
+    for chunks, decodes in (
+        (((100, 0),), ()),
+        ((), (7,)),
+        (((300, 1024), (1, 900)), tuple(range(50, 5000, 90))),
+    ):
+        work = whole.estimate([*chunks, *((1, cached) for cached in decodes)])
+        found = meter.of(StepRecord(0.0, 1.0, chunks, decodes))
+        assert found == pytest.approx((work.bytes, work.flops), rel=1e-12)
 
 
 def test_what_does_not_fit_is_one_line() -> None:

@@ -12,7 +12,16 @@ from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMes
 
 from membound import LLM
 from membound.server.errors import ApiError
-from membound.server.tools import HERMES, LLAMA3, Call, ToolForm, ToolReader, form_of, template_messages
+from membound.server.tools import (
+    HERMES,
+    LLAMA3,
+    Call,
+    Function,
+    ToolForm,
+    ToolReader,
+    form_of,
+    template_messages,
+)
 from tests.real_models import real_model
 from tests.server.conftest import Live
 from tests.server.live import listening, served_model
@@ -91,6 +100,36 @@ def test_a_model_without_tools_refuses_them(live: Live) -> None:
         live.client.chat.completions.create(model="smollm2", messages=QUESTION, tools=[WEATHER])
     with pytest.raises(openai.BadRequestError, match="tool_choice needs tools"):
         live.client.chat.completions.create(model="smollm2", messages=QUESTION, tool_choice="auto")
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("form", [HERMES, LLAMA3])
+def test_each_tools_schema_finds_its_own_definitions(live: Live, form: ToolForm) -> None:
+    size = {"$defs": {"size": {"enum": ["S", "L"]}}}
+    parameters = {"type": "object", "properties": {"size": {"$ref": "#/$defs/size"}}, "required": ["size"]}
+    grammar = form.grammar([Function(name="order", parameters=parameters | size), Function(name="leave")])
+    guide = live.served.guide
+    assert guide is not None
+
+    def fits(call: str) -> bool:
+        constraint = guide.constraint(grammar, "tools")
+        for token in live.served.text.encode(call, add_bos=False):
+            if not constraint.allowed()[token // 32] >> token % 32 & 1:
+                return False
+            constraint.accept(token)
+        return True
+
+    for name, arguments, right in (
+        ("order", '{"size": "L"}', True),
+        ("order", '{"size": "XL"}', False),
+        ("leave", "{}", True),
+        ("stay", "{}", False),
+    ):
+        around = [f"{form.begin}\n", f"\n{form.end}"] if form.begin else ["", ""]
+        call = f'{around[0]}{{"name": "{name}", "{form.arguments}": {arguments}}}{around[1]}'
+        assert fits(call) == right
+    with pytest.raises(ApiError, match=r"^tools: [^\n]*Invalid type: nonsense$"):
+        guide.constraint(form.grammar([Function(name="f", parameters={"type": "nonsense"})]), "tools")
 
 
 @pytest.mark.models

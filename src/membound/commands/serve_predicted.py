@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from membound.commands.serve import ServeOptions, run
 from membound.costs.calibration import IDEAL
 from membound.costs.deployment import Deployment, deployment
@@ -15,7 +17,6 @@ from membound.costs.roofline import StepCost
 from membound.errors import InputError
 from membound.executors.paced import PacedExecutor
 from membound.executors.predicted import PredictedExecutor
-from membound.models.operators import Chunk
 from membound.models.pull import resolve_model
 from membound.models.tokenizer import Tokenizer
 from membound.models.weights import open_weights
@@ -54,9 +55,13 @@ class DeploymentMeter:
         )
 
     def of(self, record: StepRecord) -> tuple[float, float]:
-        chunks = [Chunk(*chunk) for chunk in record.chunks] + [Chunk(1, cached) for cached in record.decodes]
-        work = self._whole.estimate(chunks)
-        return work.bytes, work.flops
+        sequences = len(record.decodes)
+        context: dict[int | None, int] = {None: sum(record.decodes)}
+        for window in self._whole.features.windows:
+            if window is not None:
+                seen = np.minimum(np.array(record.decodes, np.int64) + 1, window)
+                context[window] = int(seen.sum()) - sequences
+        return self._whole.decode_work(sequences, context, record.chunks)
 
 
 def serve_predicted_command(options: ServeOptions, predicted: PredictedOptions) -> None:

@@ -83,6 +83,9 @@ class Stage:
             if efficiency.unpack:
                 self.math[row] += efficiency.unpack * slow[row] * kernel.widened / part.peak(kernel.rate)
         self.layers = np.array([float(k.layers) for k in kernels])
+        traffic = np.array([k.weight_bytes + k.kv_bytes for k in kernels])
+        flops = np.array([k.flops for k in kernels])
+        self._work = np.stack([traffic, flops]) * self.layers[:, None]
         self.launch = np.zeros_like(self.memory)
         for row, (kernel, efficiency) in enumerate(zip(kernels, efficiencies, strict=True)):
             self.launch[row, kernel.active] = efficiency.launch_s
@@ -137,6 +140,15 @@ class Stage:
             return np.sqrt(memory, out=memory)
         seconds: Vector = (memory**self.sharpness + math**self.sharpness) ** (1 / self.sharpness)
         return seconds
+
+    def work(self, found: Vector) -> Vector:
+        """Bytes and FLOPs of a step on this rank; shape (2,)."""
+        each: Vector = self._work @ found
+        for rows in self.rivals:
+            seconds = self.seconds_of_kernels(found)
+            each[:, [row for row in rows if seconds[row] == 0]] = 0.0
+        total: Vector = each.sum(axis=1)
+        return total
 
     def limit(self, found: Vector) -> float:
         """The floor: bytes at peak bandwidth or FLOPs at peak rate, kernel after kernel."""
@@ -243,6 +255,14 @@ class StepCost:
         times = np.array([stage.seconds(share) for stage in self.stages])
         total: Vector = np.maximum(times.sum(axis=0), parts * times.max(axis=0))
         return total
+
+    def decode_work(
+        self, sequences: int, context: Mapping[Window, int], chunks: Iterable[tuple[int, int] | Chunk] = ()
+    ) -> tuple[float, float]:
+        """Bytes and FLOPs on one rank of a step as in `decode_seconds`; of a layout of one stage."""
+        (stage,) = self.stages
+        bytes_, flops = stage.work(self.features.decoding(sequences, context, chunks)).tolist()
+        return bytes_, flops
 
     def step_seconds(self, chunks: Iterable[tuple[int, int] | Chunk]) -> float:
         """Of one step of explicit chunks."""

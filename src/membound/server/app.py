@@ -116,7 +116,7 @@ async def _look(served: Served) -> None:
 
 async def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return of_validation(list(error.errors())).response()
+    return of_validation(error.errors(), error.body).response()
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -19,7 +19,7 @@ from membound.server.log import Told
 from membound.server.messages import Message, for_template
 from membound.server.sampling import sampling_of
 from membound.server.served import Served
-from membound.server.streams import DONE, EventStream, sse, to_json, unless_gone
+from membound.server.streams import DONE, EventStream, TextEvent, sse, to_json, unless_gone
 from membound.server.tools import (
     Call,
     Function,
@@ -132,8 +132,7 @@ async def chat_completions(fields: ChatFields, request: Request) -> Response:
     }
     turn = Turn(served, job, tools, head, told)
     if fields.stream:
-        include_usage = fields.stream_options is not None and fields.stream_options.include_usage
-        return EventStream(_streamed(turn, include_usage=include_usage))
+        return EventStream(_streamed(turn, include_usage=fields.include_usage))
     return Response(await unless_gone(request, _whole(turn)), media_type="application/json")
 
 
@@ -159,7 +158,7 @@ def _grammar(fields: ChatFields, tools: Tools) -> tuple[str, str] | None:
     if found is not None and tools.form is not None:
         raise ApiError(400, f"{found[1]} beside tools is not supported", param=found[1], code="unsupported")
     if tools.form is not None and tools.forced:
-        return tools.form.grammar(tools.forced), "tool_choice"
+        return tools.form.grammar(tools.forced), "tools"
     return found
 
 
@@ -192,6 +191,12 @@ async def _streamed(turn: Turn, *, include_usage: bool) -> AsyncGenerator[bytes,
     extra = {"usage": None} if include_usage else {}
     reader = ToolReader(turn.tools.form, parallel=turn.tools.parallel)
     role = {"role": "assistant", "content": ""}
+
+    def chunk(delta: dict[str, Any], logprobs: dict[str, Any] | None, reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return {**turn.head, "choices": [choice], **extra}
+
+    plain = TextEvent(lambda text: chunk({"content": text}, None, None))
     async with following(turn.served, turn.told, [turn.job]) as news:
         async for events in news:
             chunks = []
@@ -203,11 +208,12 @@ async def _streamed(turn: Turn, *, include_usage: bool) -> AsyncGenerator[bytes,
                     logprobs = chat_logprobs(turn.served.text, event.token_ids, event.logprobs)
                 delta = _delta(text, calls, before)
                 reason = turn.finish_reason(event, reader.calls)
-                if delta or reason or logprobs:
-                    delta = {**role, **delta}
-                    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-                    chunks.append(sse({**turn.head, "choices": [choice], **extra}))
-                    role = {}
+                if role or calls or reason or logprobs:
+                    if delta or reason or logprobs:
+                        chunks.append(sse(chunk({**role, **delta}, logprobs, reason)))
+                        role = {}
+                elif text:
+                    chunks.append(plain.of(text))
             if chunks:
                 yield b"".join(chunks)
     if include_usage:

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -16,7 +17,7 @@ from membound.server.guidance import grammar_of
 from membound.server.log import Told
 from membound.server.sampling import sampling_of
 from membound.server.served import Served
-from membound.server.streams import DONE, EventStream, sse, to_json, unless_gone
+from membound.server.streams import DONE, EventStream, TextEvent, sse, to_json, unless_gone
 from membound.serving.async_engine import Job
 
 router = APIRouter()
@@ -34,7 +35,7 @@ class CompletionFields(GenerationFields):
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     add_special_tokens: bool = True
     echo: OnlyFalse = None
-    suffix: Annotated[str, Field(max_length=0)] | None = None
+    suffix: Literal[""] | None = None
 
 
 @router.post(
@@ -59,8 +60,7 @@ async def completions(fields: CompletionFields, request: Request) -> Response:
         "model": served.name,
     }
     if fields.stream:
-        include_usage = fields.stream_options is not None and fields.stream_options.include_usage
-        return EventStream(_streamed(served, told, jobs, head, include_usage=include_usage))
+        return EventStream(_streamed(served, told, jobs, head, include_usage=fields.include_usage))
     body = await unless_gone(request, _whole(served, told, jobs, head))
     return Response(body, media_type="application/json")
 
@@ -114,6 +114,14 @@ async def _streamed(
     served: Served, told: Told, jobs: list[Job], head: dict[str, Any], *, include_usage: bool
 ) -> AsyncGenerator[bytes, None]:
     extra = {"usage": None} if include_usage else {}
+
+    def chunk(choice: dict[str, Any]) -> dict[str, Any]:
+        return {**head, "choices": [choice], **extra}
+
+    def shown(index: int, text: str) -> dict[str, Any]:
+        return chunk(_choice(index, text, None, None))
+
+    plain = [TextEvent(partial(shown, index)) for index in range(len(jobs))]
     offsets = [0] * len(jobs)
     async with following(served, told, jobs) as news:
         async for events in news:
@@ -124,9 +132,10 @@ async def _streamed(
                     logprobs, offsets[index] = completion_logprobs(
                         served.text, event.token_ids, event.logprobs, offsets[index]
                     )
-                if event.text or event.finish_reason or logprobs:
-                    choice = _choice(index, event.text, event.finish_reason, logprobs)
-                    chunks.append(sse({**head, "choices": [choice], **extra}))
+                if event.finish_reason or logprobs:
+                    chunks.append(sse(chunk(_choice(index, event.text, event.finish_reason, logprobs))))
+                elif event.text:
+                    chunks.append(plain[index].of(event.text))
             if chunks:
                 yield b"".join(chunks)
     if include_usage:

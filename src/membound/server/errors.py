@@ -1,6 +1,6 @@
 """Failures in the shape that OpenAI's clients read, with its status codes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -82,14 +82,20 @@ def error_body(
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def of_validation(faults: list[Any]) -> ApiError:
-    """What pydantic found, told by its first fault."""
-    fault = faults[0]
-    place = [str(part) for part in fault["loc"] if part != "body"]
+def of_validation(faults: Sequence[Any], body: Any) -> ApiError:
+    """What pydantic found in `body`, told by one of its faults."""
+    fault = _likeliest(faults)
+    place = _place(fault, body)
     param = ".".join(place) or None
     match fault["type"]:
         case "json_invalid":
             return ApiError(400, f"the body is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}")
+        case "model_attributes_type" if not place:
+            return ApiError(400, "send a JSON object, with Content-Type: application/json")
+        case "needs_stream":
+            return ApiError(400, fault["msg"], param="stream_options")
+        case "unsupported":
+            return ApiError(400, f"{param}: {fault['msg']}", param=param, code="unsupported")
         case "extra_forbidden":
             return ApiError(400, f"{param} is not supported by this server", param=param, code="unsupported")
         case "literal_error" if (field := place[-1]) in ONLY:
@@ -101,6 +107,27 @@ def of_validation(faults: list[Any]) -> ApiError:
             return ApiError(400, f"{param or 'the body'}: {fault['msg']}", param=param)
 
 
+def _likeliest(faults: Sequence[Any]) -> Any:
+    """Where a field may be of several types, the fault of the one that fits furthest."""
+    field = faults[0]["loc"][:2]
+    return max((f for f in faults if f["loc"][:2] == field), key=lambda f: len(f["loc"]))
+
+
+def _place(fault: Any, body: Any) -> list[str]:
+    """The path to the fault through the body, without the types that pydantic tried on its way."""
+    path = []
+    at = body
+    *way, last = fault["loc"]
+    for part in way[1:] if way else way:
+        if (isinstance(at, dict) and part in at) or (isinstance(at, list) and isinstance(part, int)):
+            at = at[part]
+            path.append(str(part))
+    named = fault["type"] in ("missing", "extra_forbidden")
+    if named or (isinstance(at, dict) and last in at) or (isinstance(at, list) and isinstance(last, int)):
+        path.append(str(last))
+    return [part for part in path if part != "body"]
+
+
 # Fields of which only the value that changes nothing is taken.
 ONLY = {
     "n": "1",
@@ -109,6 +136,7 @@ ONLY = {
     "store": "false",
     "use_beam_search": "false",
     "service_tier": "auto or default",
+    "suffix": "an empty text",
 }
 
 

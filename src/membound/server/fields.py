@@ -1,8 +1,8 @@
 """What completions and chat share: fields named as vLLM names them, in the ranges of OpenAI's document."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 Stop = Annotated[str, Field(min_length=1)]
@@ -99,3 +99,14 @@ class GenerationFields(Wire):
     use_beam_search: OnlyFalse = None
     store: OnlyFalse = None
     service_tier: Literal["auto", "default"] | None = None
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError("needs_stream", "stream_options needs stream to be true")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream's last event tells the tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage

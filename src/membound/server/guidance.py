@@ -62,7 +62,10 @@ class Guide:
         """A request's own state of the grammar; ApiError where it has a fault. Large ones take their time."""
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise ApiError(400, f"{param}: {matcher.get_error().strip()}", param=param)
+            fault = matcher.get_error().strip()
+            if param == "tools":
+                fault = fault.partition("\n")[0]  # below it stands the grammar, which no client wrote
+            raise ApiError(400, f"{param}: {fault}", param=param)
         return GrammarConstraint(matcher, self._ends)
 
 
@@ -91,13 +94,14 @@ def grammar_of(fields: GenerationFields) -> tuple[str, str] | None:
     """The grammar that a request asks for, and the field that does; ApiError if several do."""
     found: list[tuple[str, str]] = []
     form = fields.response_format
+    schema: dict[str, Any] | None = None
     if isinstance(form, JsonObjectFormat):
-        found.append((json_grammar({"type": "object"}), "response_format"))
+        schema = {"type": "object"}
     elif isinstance(form, JsonSchemaFormat):
-        schema = form.json_schema.json_schema
-        found.append((json_grammar({} if schema is None else schema), "response_format"))
+        schema = form.json_schema.json_schema or {}
     newer = fields.structured_outputs
     asked: list[tuple[str, Any, Callable[[Any], str]]] = [
+        ("response_format", schema, json_grammar),
         ("guided_json", fields.guided_json, json_grammar),
         ("guided_regex", fields.guided_regex, LLMatcher.grammar_from_regex),
         ("guided_choice", fields.guided_choice, _choice_grammar),
@@ -112,7 +116,12 @@ def grammar_of(fields: GenerationFields) -> tuple[str, str] | None:
             ("structured_outputs.choice", newer.choice, _choice_grammar),
             ("structured_outputs.grammar", newer.grammar, _text_grammar),
         ]
-    found += [(make(value), name) for name, value, make in asked if value is not None]
+    for name, value, make in asked:
+        if value is not None:
+            try:
+                found.append((make(value), name))
+            except ValueError as error:
+                raise ApiError(400, f"{name}: {error}", param=name) from None
     if len(found) > 1:
         names = " and ".join(name for _, name in found)
         raise ApiError(400, f"{names} exclude each other", param=found[1][1])
@@ -120,18 +129,15 @@ def grammar_of(fields: GenerationFields) -> tuple[str, str] | None:
 
 
 def json_grammar(schema: Mapping[str, Any] | str) -> str:
-    """A grammar of the JSON values of a schema."""
+    """A grammar of the JSON values of a schema; ValueError where it is none."""
     if isinstance(schema, str):
         try:
             schema = json.loads(schema)
         except ValueError as error:
-            raise ApiError(400, f"the JSON schema is not JSON: {error}") from None
+            raise ValueError(f"the JSON schema is not JSON: {error}") from None
     if not isinstance(schema, dict):
-        raise ApiError(400, "the JSON schema is not an object")
-    try:
-        return LLMatcher.grammar_from_json_schema(schema, overrides=SPACING)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise ApiError(400, f"the JSON schema cannot be used: {error}") from None
+        raise ValueError("the JSON schema is not an object")
+    return LLMatcher.grammar_from_json_schema(schema, overrides=SPACING)  # type: ignore[arg-type]
 
 
 def _choice_grammar(choices: Sequence[str]) -> str:
@@ -140,8 +146,8 @@ def _choice_grammar(choices: Sequence[str]) -> str:
 
 
 def _text_grammar(grammar: str) -> str:
-    """Lark's notation, or GBNF."""
+    """Lark's notation, or GBNF; ValueError where it is neither."""
     try:
         return LLMatcher.grammar_from_lark(any_to_lark(grammar))
     except Exception as error:  # the converter names no class of its own
-        raise ApiError(400, f"the grammar cannot be read: {error}", param="guided_grammar") from None
+        raise ValueError(f"the grammar cannot be read: {error}") from None

@@ -91,15 +91,15 @@ class Ledger:
         request = event.request
         count = len(event.token_ids)
         if count:
-            if entry.first is None:
+            entry.output_tokens += count
+            if entry.last is None:
                 entry.admitted, entry.cached_tokens = request.admitted, request.hit_tokens
                 entry.first = event.now
                 if self.watcher is not None:
                     self.watcher.first_token(entry)
-            elif self.watcher is not None and entry.last is not None:
+            elif self.watcher is not None:
                 self.watcher.later_tokens(count, event.now - entry.last)
             entry.last = event.now
-            entry.output_tokens += count
         if event.finish_reason is not None:
             self._end(entry, event.finish_reason, event.now)
 

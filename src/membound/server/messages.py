@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from membound.server.fields import Wire
 
@@ -12,7 +13,16 @@ class TextPart(Wire):
     text: str
 
 
-Content = str | Annotated[list[TextPart], Field(min_length=1)]
+def _text_alone(content: object) -> object:
+    """Images, sound and files are refused by name."""
+    for part in content if isinstance(content, list) else ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            raise PydanticCustomError("unsupported", "{kind} is not supported, only text", {"kind": kind})
+    return content
+
+
+Content = Annotated[str | Annotated[list[TextPart], Field(min_length=1)], BeforeValidator(_text_alone)]
 
 
 class SystemMessage(Wire):

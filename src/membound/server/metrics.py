@@ -1,11 +1,18 @@
 """Prometheus metrics under vLLM's names, and what only a ruler beside the steps can tell."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from membound.server.ledger import Entry
@@ -36,7 +43,30 @@ SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 LABELS = ("model_name", "engine")
 
-Family = GaugeMetricFamily | CounterMetricFamily | InfoMetricFamily
+Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily | InfoMetricFamily
+
+
+class Gaps:
+    """A histogram of seconds between tokens. Every token of every stream passes here: it has no locks."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        self.tokens = 0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Of one event of a stream, which may carry several tokens."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+        self.tokens += tokens
+
+    def family(self, name: str, labels: Sequence[str]) -> HistogramMetricFamily:
+        bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
+        family = HistogramMetricFamily(name, "Between tokens of a request.", labels=LABELS)
+        family.add_metric(labels, buckets, self._sum)
+        return family
 
 
 class Metrics:
@@ -58,7 +88,7 @@ class Metrics:
         self._ttft = histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", (*FAST, 10, 20, 40, 80)
         )
-        self._itl = histogram("inter_token_latency_seconds", "Between tokens of a request.", FAST)
+        self._gaps = Gaps(FAST)
         self._tpot = histogram(
             "request_time_per_output_token_seconds", "Mean after the first token, per request.", FAST
         )
@@ -74,7 +104,6 @@ class Metrics:
         self._prompts = histogram("request_prompt_tokens", "Prompt tokens per request.", TOKENS)
         self._outputs = histogram("request_generation_tokens", "Output tokens per request.", TOKENS)
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens that were computed or found.")
-        self._output_tokens = counter("generation_tokens", "Output tokens.")
         self._success = Counter(
             f"{prefix}:request_success",
             "Requests by how they ended.",
@@ -83,9 +112,14 @@ class Metrics:
         )
         self._step_tokens = histogram("iteration_tokens_total", "Tokens per step.", TOKENS)
 
+    @property
+    def output_tokens(self) -> int:
+        """All there were so far."""
+        return self._gaps.tokens
+
     def watch(self, scheduler: Scheduler, monitor: Monitor, lags: Callable[[], tuple[float, float]]) -> None:
         """Read these at every scrape."""
-        self.registry.register(_State(self._prefix, self._labels, scheduler, monitor, lags))
+        self.registry.register(_State(self._prefix, self._labels, scheduler, monitor, lags, self._gaps))
 
     def first_token(self, entry: Entry) -> None:
         if entry.ttft_s is not None:
@@ -93,11 +127,10 @@ class Metrics:
         if entry.queue_s is not None:
             self._queue.observe(entry.queue_s)
         self._prompt_tokens.inc(entry.prompt_tokens)
-        self._output_tokens.inc()
+        self._gaps.tokens += entry.output_tokens
 
     def later_tokens(self, count: int, gap_s: float) -> None:
-        self._itl.observe(gap_s)
-        self._output_tokens.inc(count)
+        self._gaps.add(count, gap_s)
 
     def ended(self, entry: Entry) -> None:
         self._success.labels(*self._labels, entry.reason).inc()
@@ -127,12 +160,14 @@ class _State(Collector):
         scheduler: Scheduler,
         monitor: Monitor,
         lags: Callable[[], tuple[float, float]],
+        gaps: Gaps,
     ) -> None:
         self._prefix = prefix
         self._labels = labels
         self._scheduler = scheduler
         self._monitor = monitor
         self._lags = lags
+        self._gaps = gaps
 
     def describe(self) -> list[Any]:
         return []
@@ -153,6 +188,7 @@ class _State(Collector):
             ("roof_flops_per_second", "The arithmetic roof.", monitor.roof.flops_per_s),
         )
         counters = (
+            ("generation_tokens", "Output tokens.", self._gaps.tokens),
             ("num_preemptions", "Requests that lost their blocks.", scheduler.preemptions),
             ("prefix_cache_queries", "Prompt tokens looked up.", scheduler.prompt_tokens),
             ("prefix_cache_hits", "Prompt tokens found.", scheduler.hit_tokens),
@@ -170,6 +206,7 @@ class _State(Collector):
             counter = CounterMetricFamily(f"{self._prefix}:{name}", what, labels=LABELS)
             counter.add_metric(self._labels, value)
             yield counter
+        yield self._gaps.family(f"{self._prefix}:inter_token_latency_seconds", self._labels)
         info = InfoMetricFamily(f"{self._prefix}:cache_config", "The KV cache.", labels=("engine",))
         info.add_metric(
             ("0",), {"block_size": str(scheduler.block_tokens), "num_gpu_blocks": str(pool.blocks)}

@@ -1,6 +1,7 @@
 """Listening, and stopping without dropping anyone."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -28,6 +29,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # the vocabulary and all modules: going through them took 50 ms every few seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.served.draining or self._loop is None:
@@ -84,4 +87,5 @@ def serve(app: FastAPI, served: Served, listener: socket.socket) -> None:
     finally:
         signal.signal(signal.SIGINT, original)
         sys.setswitchinterval(before)
+        gc.unfreeze()
         served.engine.close()

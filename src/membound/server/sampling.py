@@ -16,6 +16,10 @@ def sampling_of(
     if top_p == 0:  # the shortest head that holds at least nothing: the likeliest token
         top_k, top_p = 1, 1.0
     stop = fields.stop if fields.stop is not None else []
+    beyond = [token for token in fields.stop_token_ids or () if token >= vocabulary]
+    if beyond:
+        message = f"stop_token_ids: {beyond[0]} is no token id from 0 to {vocabulary - 1}"
+        raise ApiError(400, message, param="stop_token_ids")
     return Sampling(
         temperature=1.0 if fields.temperature is None else fields.temperature,
         top_k=top_k,

@@ -79,21 +79,18 @@ class ToolForm:
 
     def grammar(self, functions: Sequence[Function]) -> str:
         """Lark's notation of one call of one of these."""
-        calls = [
-            {
-                "type": "object",
-                "properties": {
-                    "name": {"const": function.name},
-                    self.arguments: function.parameters or {"type": "object"},
-                },
-                "required": ["name", self.arguments],
-                "additionalProperties": False,
-            }
-            for function in functions
-        ]
-        schema = {"x-guidance": SPACING, "anyOf": calls}
         around = [json.dumps(f"{self.begin}\n"), json.dumps(f"\n{self.end}")] if self.begin else ["", ""]
-        return f"start: {around[0]} call {around[1]}\ncall: %json {json.dumps(schema)}\n"
+        places = range(len(functions))
+        lines = [f"start: {around[0]} ({' | '.join(f'call_{place}' for place in places)}) {around[1]}"]
+        for place, function in enumerate(functions):
+            before = json.dumps(f'{{"name": "{function.name}", "{self.arguments}": ')
+            # A rule for each schema: what refers to its own $defs finds them.
+            schema = {**(function.parameters or {"type": "object"}), "x-guidance": SPACING}
+            lines += [
+                f'call_{place}: {before} arguments_{place} "}}"',
+                f"arguments_{place}: %json {json.dumps(schema)}",
+            ]
+        return "\n".join(lines) + "\n"
 
 
 HERMES = ToolForm("arguments", "<tool_call>", "</tool_call>")

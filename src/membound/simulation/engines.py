@@ -75,5 +75,5 @@ def _preset(name: str, part: Accelerator) -> EngineSettings:
     if name == "none":
         return EngineSettings(name, 8192, 1024, 1.0)
     if name == "membound":
-        return EngineSettings(name, 2048, 256, 1.0)
+        return EngineSettings(name, 512, 32, 1.0)  # as `membound serve` is set
     raise InputError(f"--engine {name}: one of vllm, sglang, trtllm, membound, none")
