@@ -75,6 +75,13 @@ def test_expressions_choices_and_grammars(live: Live) -> None:
         assert complete(live, seed, guided_grammar='root ::= "x" [0-9] "y"')[::2] == "xy"
 
 
+def test_thousands_of_choices_and_characters_that_mean_something(live: Live) -> None:
+    many = [f"choice {number}" for number in range(5000)]
+    assert complete(live, guided_choice=many) in many
+    strange = "a.b*[c](d){2}^$|e\\f+?"
+    assert complete(live, guided_choice=[strange]) == strange
+
+
 def test_a_stream_obeys_while_others_run_free(live: Live) -> None:
     free = live.client.completions.create(
         model="smollm2", prompt="One two", max_tokens=40, temperature=0, stream=True

@@ -34,8 +34,7 @@ def bench_picture(url: str, slo: Slo, prepared: Prepared, points: Sequence[Point
             ("SLO", str(slo) or "none"),
             ("prompt tokens counted by", prepared.counted_by),
         ],
-        head=("load", "latency (ms)", "mean", "p50", "p90", "p99"),
-        rows=[row for point in points for row in _rows(point)],
+        head=("milliseconds", "mean", "p50", "p90", "p99"),
         notes=notes,
         loads=[_load(point) for point in points],
         axis="users" if points[0].offered.concurrency is not None else "requests/s",
@@ -48,17 +47,22 @@ def _rows(point: Point) -> list[tuple[str, ...]]:
     rows = []
     for name in LATENCIES:
         if (found := measured.summaries[name]) is not None:
-            rows.append((point.label, name_of(name), *_milliseconds(found)))
+            rows.append((name_of(name), *_milliseconds(found)))
         if (spoiled := measured.adjusted.get(name)) is not None and measured.error_kinds:
-            rows.append((point.label, f"{name_of(name)}, failures as infinite", *_milliseconds(spoiled)))
+            rows.append((f"{name_of(name)}, failures as infinite", *_milliseconds(spoiled)))
         if point.prediction and (foretold := point.prediction.summaries.get(name)) is not None:
-            rows.append((point.label, f"{name_of(name)}, predicted", *_milliseconds(foretold)))
+            rows.append((f"{name_of(name)}, predicted", *_milliseconds(foretold)))
+    return rows
+
+
+def _told(point: Point) -> str:
+    measured = point.measured
     rates = f"{measured.req_per_s:.3g} req/s, {measured.output_tok_per_s:,.1f} tokens/s"
     if point.prediction:
         rates += f" (predicted {point.prediction.output_tok_per_s:,.1f})"
     held = f"{measured.slo_attainment:.1%} held the SLO"
     failed = f"{len(measured.records) - len(measured.succeeded)} of {len(measured.records)} failed"
-    return [*rows, (point.label, rates, held, f"goodput {measured.goodput_req_per_s:.3g} req/s", failed, "")]
+    return f"{rates}; {held}, goodput {measured.goodput_req_per_s:.3g} req/s; {failed}"
 
 
 def _load(point: Point) -> LoadPicture:
@@ -72,6 +76,8 @@ def _load(point: Point) -> LoadPicture:
     tokens, edges = np.histogram(moments, bins, range=(0.0, span), weights=weights)
     return LoadPicture(
         label=point.label,
+        told=_told(point),
+        rows=_rows(point),
         place=point.offered.rate if point.offered.rate is not None else point.offered.concurrency,
         samples=measured.samples,
         measured=_named(measured.summaries),

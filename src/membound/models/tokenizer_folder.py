@@ -11,7 +11,7 @@ import tokenizers
 
 from membound.errors import InputError
 from membound.models.chat import ChatTemplate
-from membound.models.tokenizer_parts import TokenizerParts
+from membound.models.tokenizer_parts import TokenizerParts, library_ids
 from membound.models.vocabulary import Kind, Vocabulary
 
 
@@ -67,7 +67,7 @@ def _library_encode(library: tokenizers.Tokenizer) -> Callable[[str, bool], list
     def encode(text: str, special: bool) -> list[int]:
         with lock:
             library.encode_special_tokens = not special
-            return list(library.encode(text, add_special_tokens=False).ids)
+            return library_ids(library, text)
 
     return encode
 

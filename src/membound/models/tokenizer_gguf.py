@@ -16,7 +16,7 @@ from membound.models.chat import FAMILY_TEMPLATES, ChatTemplate
 from membound.models.pretokenizers import pre_tokenizer
 from membound.models.sentencepiece import SentencePieceBpe
 from membound.models.specials import SpecialTokens
-from membound.models.tokenizer_parts import TokenizerParts
+from membound.models.tokenizer_parts import TokenizerParts, library_ids
 from membound.models.vocabulary import Kind, Vocabulary
 
 
@@ -129,4 +129,4 @@ def _byte_level_bpe(
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    return lambda text: list(bpe.encode(text, add_special_tokens=False).ids)
+    return lambda text: library_ids(bpe, text)

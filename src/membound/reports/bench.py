@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from membound.reports.paper import GRID, LAYOUT, page
 Series = Sequence[float]
 STATISTICS = ("p50", "p90", "p99")
 INK = {"p50": "#1c7ed6", "p90": "#f08c00", "p99": "#e03131"}
+LOADS = ("#2f7de1", "#e8833a", "#1f9d61", "#9c36b5", "#cf3f3f", "#0c8599", "#f2b01e", "#868e96")  # in turn
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class LoadPicture:
     """One load. Samples and summaries in seconds, by the name of a latency."""
 
     label: str
+    told: str  # rates, attainment and failures in a line
+    rows: Sequence[Sequence[str]]  # of its table
     place: float | None  # on the axis of a sweep: rate or users
     samples: Mapping[str, Series]
     measured: Mapping[str, Mapping[str, float]]
@@ -38,8 +42,7 @@ class BenchPicture:
 
     title: str
     facts: Sequence[tuple[str, str]]
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    head: Sequence[str]  # of each load's table
     notes: Sequence[str]
     loads: Sequence[LoadPicture]
     axis: str  # of a sweep
@@ -54,7 +57,10 @@ def write_html(picture: BenchPicture, path: Path) -> None:
     figures += [_percentiles(picture, name) for name in ("ttft_s", "tpot_s", "e2e_s")]
     body = [f"<h1>{escape(picture.title)}</h1>", "<p>"]
     body += [f"{escape(name)}: <b>{escape(value)}</b> &nbsp; " for name, value in picture.facts]
-    body += ["</p>", _table(picture.head, picture.rows)]
+    body.append("</p>")
+    for load in picture.loads:
+        body.append(f"<h2>{escape(load.label)}</h2>")
+        body += [f"<p>{escape(load.told)}</p>", _table(picture.head, load.rows)]
     body += [f'<p class="note">{escape(note)}</p>' for note in picture.notes]
     compared = [load for load in picture.loads if load.predicted]
     if compared:
@@ -117,16 +123,19 @@ def _goodput(picture: BenchPicture) -> Any:
     figure = _figure("Goodput and attainment of the SLO", picture.axis, "requests/s")
     loads = sorted(picture.loads, key=lambda load: load.place or 0.0)
     places = [load.place for load in loads]
-    figure.add_scatter(x=places, y=[load.goodput for load in loads], name="goodput", mode="lines+markers")
+    goodputs = [load.goodput for load in loads]
+    figure.add_scatter(x=places, y=goodputs, name="goodput", mode="lines+markers", line={"color": LOADS[0]})
     figure.add_scatter(
         x=places,
         y=[100 * load.attainment for load in loads],
         name="attainment",
         yaxis="y2",
         mode="lines+markers",
+        line={"color": LOADS[1]},
     )
     right = {"title": "% of requests", "overlaying": "y", "side": "right", "range": [0, 102]}
     figure.update_layout(yaxis2={**right, "dtick": 20, "showgrid": False})
+    figure.update_layout(legend={"x": 1.1})
     return figure
 
 
@@ -134,14 +143,14 @@ def _percentiles(picture: BenchPicture, latency: str) -> Any:
     """Share of the requests up to each latency."""
     title = f"{name_of(latency)} of the requests that succeeded"
     figure = _figure(title, "milliseconds", "share of requests")
-    for load in picture.loads:
+    for load, ink in zip(picture.loads, cycle(LOADS), strict=False):
         ordered = sorted(load.samples.get(latency, ()))
         last = len(ordered) - 1
         if last < 0:
             continue
         places = sorted({round(i * last / 400) for i in range(401)})
         x, y = [ordered[place] * 1e3 for place in places], [(place + 1) / (last + 1) for place in places]
-        figure.add_scatter(x=x, y=y, name=load.label, mode="lines", line={"shape": "hv"})
+        figure.add_scatter(x=x, y=y, name=load.label, mode="lines", line={"shape": "hv", "color": ink})
         foretold = load.predicted.get(latency)
         if foretold:
             figure.add_scatter(
@@ -149,8 +158,9 @@ def _percentiles(picture: BenchPicture, latency: str) -> Any:
                 y=[0.5, 0.9, 0.99],
                 name=f"{load.label}, predicted",
                 mode="markers",
-                marker={"symbol": "x", "size": 9},
+                marker={"symbol": "x", "size": 9, "color": ink},
             )
+    figure.update_xaxes(rangemode="tozero")
     _limit(figure, picture, latency, horizontal=False)
     return figure
 
@@ -164,7 +174,7 @@ def _limit(figure: Any, picture: BenchPicture, latency: str, *, horizontal: bool
 def _against(loads: Sequence[LoadPicture]) -> Any:
     """Measured over predicted, for each latency's median and 99th percentile: 1 is a perfect prediction."""
     figure = _figure("Measured against predicted", "", "measured / predicted")
-    for load in loads:
+    for load, ink in zip(loads, cycle(LOADS), strict=False):
         names, ratios = [], []
         for latency in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
             for statistic in ("p50", "p99"):
@@ -173,6 +183,6 @@ def _against(loads: Sequence[LoadPicture]) -> Any:
                 if measured is not None and predicted:
                     names.append(f"{name_of(latency)} {statistic}")
                     ratios.append(measured / predicted)
-        figure.add_bar(x=names, y=ratios, name=load.label)
+        figure.add_bar(x=names, y=ratios, name=load.label, marker={"color": ink})
     figure.add_hline(1.0, line={"color": "#868e96"})
     return figure

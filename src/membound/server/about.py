@@ -1,6 +1,7 @@
 """What is served, and how it is: models, tokens, health, version."""
 
 import asyncio
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -9,12 +10,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from membound.server.answers import shown_token
 from membound.server.errors import ApiError
-from membound.server.fields import TokenId, Wire
+from membound.server.fields import PromptId, Wire
+from membound.server.json_body import JsonRoute
 from membound.server.messages import Message, for_template
 from membound.server.served import Served
+from membound.server.streams import to_json
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
+PART = 4096  # tokens that are rendered at once
 
 
 @router.get("/v1/models")
@@ -54,11 +59,11 @@ class TokenizeFields(Wire):
 
 class DetokenizeFields(Wire):
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[PromptId], Field(fail_fast=True)]
 
 
-@router.post("/tokenize")
-async def tokenize(fields: TokenizeFields, request: Request) -> dict[str, Any]:
+@router.post("/tokenize", response_model=None, responses={200: {"content": {"application/json": {}}}})
+async def tokenize(fields: TokenizeFields, request: Request) -> Response:
     """Text to token ids, as a completion of the same prompt would have them."""
     served: Served = request.app.state.served
     served.check_model(fields.model)
@@ -75,16 +80,21 @@ async def tokenize(fields: TokenizeFields, request: Request) -> dict[str, Any]:
         )
         return served.text.encode(text, special=True, add_bos=False)
 
-    tokens = await asyncio.to_thread(ids)
-    strings = None
-    if fields.return_token_strs:
-        strings = [served.text.token_bytes(token).decode("utf-8", "replace") for token in tokens]
-    return {
-        "count": len(tokens),
-        "max_model_len": served.context,
-        "tokens": tokens,
-        "token_strs": strings,
-    }
+    def body() -> bytes:
+        tokens = ids()
+        strings = b"null"
+        if fields.return_token_strs:
+            strings = _rendered([shown_token(served.text, token) for token in tokens])
+        head = {"count": len(tokens), "max_model_len": served.context}
+        return to_json(head)[:-1] + b',"tokens":' + _rendered(tokens) + b',"token_strs":' + strings + b"}"
+
+    return Response(await asyncio.to_thread(body), media_type="application/json")
+
+
+def _rendered(items: Sequence[object]) -> bytes:
+    """A JSON list, part by part, so that a long one leaves the interpreter to other threads in between."""
+    parts = (to_json(items[start : start + PART])[1:-1] for start in range(0, len(items), PART))
+    return b"[" + b",".join(parts) + b"]"
 
 
 @router.post("/detokenize")

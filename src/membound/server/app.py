@@ -81,7 +81,7 @@ async def _warm_up(app: FastAPI, settings: Settings) -> None:
 
     logger.disabled = True
     posts = ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize")
-    gets = ("/v1/models", "/version", "/metrics")
+    gets = ("/v1/models", "/version", "/metrics", "/openapi.json")
     for method, path in [("POST", path) for path in posts] + [("GET", path) for path in gets]:
         scope = {
             "type": "http",

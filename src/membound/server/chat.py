@@ -15,6 +15,7 @@ from membound.server.errors import ApiError
 from membound.server.fields import GenerationFields
 from membound.server.generation import constrained, following
 from membound.server.guidance import grammar_of
+from membound.server.json_body import JsonRoute
 from membound.server.log import Told
 from membound.server.messages import Message, for_template
 from membound.server.sampling import sampling_of
@@ -34,7 +35,7 @@ from membound.server.tools import (
 from membound.serving.async_engine import Job
 from membound.serving.engine import Event
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 class ChatFields(GenerationFields):

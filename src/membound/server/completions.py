@@ -11,26 +11,25 @@ from pydantic import Field
 from starlette.responses import Response
 
 from membound.server.answers import Gathered, completion_logprobs, usage_of
-from membound.server.fields import GenerationFields, OnlyFalse, TokenId
+from membound.server.fields import GenerationFields, Ids, OnlyFalse, Texts
 from membound.server.generation import constrained, following
 from membound.server.guidance import grammar_of
+from membound.server.json_body import JsonRoute
 from membound.server.log import Told
 from membound.server.sampling import sampling_of
 from membound.server.served import Served
 from membound.server.streams import DONE, EventStream, TextEvent, sse, to_json, unless_gone
 from membound.serving.async_engine import Job
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
-Ids = Annotated[list[TokenId], Field(min_length=1)]
-Texts = Annotated[list[str], Field(min_length=1)]
 DEFAULT_MAX_TOKENS = 16  # as OpenAI's document has it
 
 
 class CompletionFields(GenerationFields):
     """The body of /v1/completions."""
 
-    prompt: str | Texts | Ids | Annotated[list[Ids], Field(min_length=1)]
+    prompt: str | Texts | Ids | Annotated[list[Ids], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = DEFAULT_MAX_TOKENS
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     add_special_tokens: bool = True

@@ -2,11 +2,15 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 Stop = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
+# The engine looks whether a prompt's ids lie in the vocabulary: twice would cost milliseconds for long ones.
+PromptId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]
+Ids = Annotated[list[PromptId], Field(min_length=1, fail_fast=True)]
 
 
 def _boolean(value: object) -> object:

@@ -1,6 +1,7 @@
 """Structured output: JSON schemas, regular expressions, choices and grammars, held by llguidance."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from membound.server.errors import ApiError
 from membound.server.fields import GenerationFields, JsonObjectFormat, JsonSchemaFormat
 
+SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")  # characters that mean something in an expression
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as models write it. Free white space invites a small model to write nothing else."""
 
@@ -66,7 +68,11 @@ class Guide:
             if param == "tools":
                 fault = fault.partition("\n")[0]  # below it stands the grammar, which no client wrote
             raise ApiError(400, f"{param}: {fault}", param=param)
-        return GrammarConstraint(matcher, self._ends)
+        constraint = GrammarConstraint(matcher, self._ends)
+        constraint.allowed()  # some grammars turn out to be too large only here
+        if constraint.error:
+            raise ApiError(400, f"{param}: {constraint.error}", param=param)
+        return constraint
 
 
 class GrammarConstraint:
@@ -82,7 +88,7 @@ class GrammarConstraint:
         if not self._matcher.is_stopped():
             self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            self.error = self._matcher.get_error()
+            self.error = self._matcher.get_error().partition("\n")[0]  # below it stands the whole grammar
         return self._ends if self._matcher.is_stopped() else self._bits
 
     def accept(self, token: int) -> None:
@@ -141,8 +147,8 @@ def json_grammar(schema: Mapping[str, Any] | str) -> str:
 
 
 def _choice_grammar(choices: Sequence[str]) -> str:
-    quoted = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
-    return LLMatcher.grammar_from_lark(f"start: {quoted}")
+    """As one expression: thousands of choices are too many for rules."""
+    return LLMatcher.grammar_from_regex("|".join(SPECIAL.sub(r"\\\g<0>", choice) for choice in choices))
 
 
 def _text_grammar(grammar: str) -> str:
