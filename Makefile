@@ -34,6 +34,7 @@ lint: build
 bench: build
 	$(BIN)/python benchmarks/peers.py --write
 	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/pacing.py
 
 load: build
 	MEMBOUND_LOAD_SECONDS=300 $(BIN)/pytest -s tests/server/test_load.py
