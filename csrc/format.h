@@ -59,22 +59,21 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 }
 
 // Prepared activations: one group of up to 8 rows, or groups of 16, the last padded with zeros. A group is a sequence
-// of records, one per 32 columns. A record of a group of g rows is, quantized: int8 low[g][32], int8 high[g][32], float
-// scale[g], float sum[g], int32 starts[5][g]; or float x[g][32].
+// of records, one per 32 columns. A record of a group of g rows is, quantized: int8 quants[g][32], float scale[g],
+// float sum[g], int32 whole[g], int32 first[g], int8 high[3][g][4], int32 line[g]; or float x[g][32].
 //
-// A row's 32 columns are integers of 14 bits and a sign times `scale`: 128 · high + low. (7 bits are not enough: a single
-// large activation sets the scale of its 32 columns, and the others lose their bits; the logits of real models then
-// differ by several percent.)
-// `sum` is scale times the sum of the integers. `starts` is minus that integer sum times the number by which unsigned
-// weights exceed the signed ones: what an exact dot product of the signed ones starts from.
+// A row's 32 columns are integers times `scale`. All fit 7 bits and a sign but those of one quad (4 columns), the one
+// with the greatest magnitude: of these `high` has what counts 128, `quants` the rest. (One int8 for each is not enough:
+// a single large activation sets the scale of its 32 columns, and the others lose their bits; the logits of real
+// models then differ by several percent.) `line` is 64 times the number of that quad. The second and the third `high`
+// are the first one if the quad is among the first or the last 16 columns, and else zero.
+// `whole` is the sum of the integers, `first` that of the first 16, `sum` is scale times `whole`: a dot product of
+// weights that are kept unsigned exceeds that of the signed ones by their offset times the sum of the integers.
 static constexpr int64_t group_rows(int64_t m) { return m <= 8 ? m : 16; }
 static constexpr int64_t padded_rows(int64_t m) { return (m + group_rows(m) - 1) / group_rows(m) * group_rows(m); }
-enum Start { kBy8, kBy16, kBy128, kFirstHalfBy32, kSecondHalfBy32 };
-static constexpr int kStarts = 5;
+enum High { kWholeHigh, kFirstHalfHigh, kSecondHalfHigh };
 
-static constexpr int64_t record_row_bytes(Activations kind) {
-    return kind == Activations::floats ? 128 : 32 + 32 + 4 + 4 + 4 * kStarts;
-}
+static constexpr int64_t record_row_bytes(Activations kind) { return kind == Activations::floats ? 128 : 64; }
 static constexpr int64_t records(int64_t cols) { return (cols + 31) / 32; }
 
 }  // namespace membound

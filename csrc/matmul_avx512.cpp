@@ -8,7 +8,6 @@ namespace {
 #include "prepare.inc"
 #include "matmul.inc"
 #include "panel.inc"
-#include "panel_lanes.inc"
 #include "matmul_table.inc"
 }  // namespace
 }  // namespace membound::avx512
