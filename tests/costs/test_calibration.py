@@ -37,7 +37,8 @@ def test_engines_add_what_they_add() -> None:
 
 def test_ideal_is_the_datasheet_alone() -> None:
     step = deployment(calibration=IDEAL).estimate([(1, 100)] * 4)
-    assert step.seconds == pytest.approx(step.limit_seconds)
+    assert step.seconds == pytest.approx(sum(op.limit_seconds for op in step.operations))
+    assert step.limit_seconds == pytest.approx(step.bytes / 3.35e12)
     assert {op.source for op in step.operations} == {"datasheet"}
 
 

@@ -80,6 +80,20 @@ def test_uneven_divisions_are_refused(model: str, options: dict[str, int], compl
         stages(dimensions_of(model), layout(**options))
 
 
+def test_blocks_that_share_a_scale_are_not_cut() -> None:
+    """Qwen3-32B's feed-forward of 25,600 columns makes 200 blocks of 128: 8 ranks hold whole ones, 16 do not.
+
+    (vLLM refuses the same: "not divisible by weight quantization block_n".)
+    """
+    deployment("Qwen3-32B-FP8", "8xh100-sxm", tp=8)
+    with pytest.raises(
+        InputError, match=r"ffn_\w+.weight: a rank's 1600 of 25600 are no whole"
+    ):
+        deployment("Qwen3-32B-FP8", "16xh100-sxm", tp=16)
+    deployment("Qwen3-32B-FP8", "16xh100-sxm", tp=16, weights="bf16")
+    deployment("DeepSeek-V3", "16xh200-sxm", tp=16)
+
+
 def test_impossible_layouts_are_refused() -> None:
     with pytest.raises(InputError, match="--tp must be at least 1"):
         layout(0)

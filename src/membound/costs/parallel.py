@@ -7,7 +7,9 @@ must divide; key-value heads are replicated where there are fewer than ranks; th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 from membound.errors import InputError
@@ -25,6 +27,8 @@ from membound.models.architecture import (
     MambaDims,
     Mixer,
 )
+from membound.models.families import layer_operators
+from membound.models.quantization import Quantization
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,34 @@ def stages(model: Dimensions, layout: Layout) -> list[Dimensions]:
         replace(model, vocab=vocab, layers=tuple(shares[block] for block in model.layers[start:end]))
         for start, end in pairwise(cuts)
     ]
+
+
+def refuse_cut_blocks(model: Dimensions, shares: Sequence[Dimensions], scheme: Quantization | None) -> None:
+    """InputError where a rank's share of a matrix ends within a block that shares a scale, as in engines.
+
+    `shares` are those of all stages; what is not divided may end within a block, as in the checkpoint.
+    """
+    if scheme is None or scheme.block is None:
+        return
+    divided = [block for share in shares for block in share.layers]
+    for index, (block, share) in enumerate(zip(model.layers, divided, strict=True)):
+        whole = _matrices(block, model.hidden)
+        for name, shape in _matrices(share, model.hidden).items():
+            if scheme.format_of(f"blk.{index}.{name}", shape).name != scheme.format.name:
+                continue
+            for length, full, size in zip(shape[-2:], whole[name][-2:], scheme.block, strict=True):
+                if length != full and length % size:
+                    raise InputError(
+                        f"{name}: a rank's {length} of {full} are no whole blocks of {size}, which share a"
+                        " scale in this checkpoint: choose another --tp, --ep or --weights"
+                    )
+
+
+@cache
+def _matrices(block: Block, hidden: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the matrices of one layer by their local names."""
+    operators = layer_operators(block, hidden, 0.0)
+    return {p.name: p.shape for operator in operators for p in operator.params() if len(p.shape) > 1}
 
 
 def _block(block: Block, layout: Layout) -> Block:

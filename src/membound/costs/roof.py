@@ -1,4 +1,9 @@
-"""The least time that a roof allows for a piece of work, and which side of it binds."""
+"""The least time that a roof allows for a piece of work, and which side of it binds.
+
+The limit of a step, here and in `roofline.py`, is the larger of two times: all its bytes at the bandwidth,
+all its FLOPs at the peak, as if the one were hidden behind the other perfectly. Operators that run one after
+another, each at its own bound, take longer: that is a prediction without losses.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,9 +32,13 @@ class Roof:
         """FLOP per byte above which arithmetic binds."""
         return self.flops_per_s / self.bandwidth_bytes_per_s
 
-    def limit_s(self, work: Work) -> float:
+    def least_s(self, bytes: float, flops: float) -> float:
         """Seconds below which no perfect overlap of reading and arithmetic gets."""
-        return max(work.bytes / self.bandwidth_bytes_per_s, work.flops / self.flops_per_s)
+        return max(bytes / self.bandwidth_bytes_per_s, flops / self.flops_per_s)
+
+    def limit_s(self, work: Work) -> float:
+        """The same of a piece of work."""
+        return self.least_s(work.bytes, work.flops)
 
     def bound(self, work: Work) -> Literal["memory", "compute"]:
         return "memory" if work.flops < work.bytes * self.ridge else "compute"

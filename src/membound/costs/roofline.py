@@ -16,7 +16,7 @@ import numpy as np
 from membound.costs.calibration import Calibration, Overhead
 from membound.costs.features import Features, Vector, Window
 from membound.costs.kernels import Coefficients, Kernel, KernelMaker
-from membound.costs.parallel import Collective, Layout, collectives, stages
+from membound.costs.parallel import Collective, Layout, collectives, refuse_cut_blocks, stages
 from membound.costs.precisions import Precisions
 from membound.hardware.accelerator import RATES, Cluster
 from membound.models.architecture import Dimensions
@@ -44,7 +44,7 @@ class Estimate:
     """A step: seconds as predicted; `operations` of one rank of the slowest stage."""
 
     seconds: float
-    limit_seconds: float
+    limit_seconds: float  # reading and arithmetic of the whole step overlapped: roof.py
     flops: float  # of one rank, summed over its pipeline stages
     bytes: float
     bound: str
@@ -151,13 +151,13 @@ class Stage:
         return total
 
     def limit(self, found: Vector) -> float:
-        """The floor: bytes at peak bandwidth or FLOPs at peak rate, kernel after kernel."""
-        seconds = np.maximum(self.peak_memory @ found, self.peak_math @ found)
+        """The floor: all bytes at peak bandwidth or all FLOPs at peak rates, whichever takes longer."""
+        memory, math = self.peak_memory @ found, self.peak_math @ found
+        taken = self.layers.copy()
         for rows in self.rivals:
-            quickest = seconds[rows].min()
-            seconds[rows] = 0.0
-            seconds[rows[0]] = quickest
-        return float(seconds @ self.layers)
+            quickest = min(rows, key=lambda row: float(max(memory[row], math[row])))
+            taken[[row for row in rows if row != quickest]] = 0.0
+        return float(max(memory @ taken, math @ taken))
 
 
 class StepCost:
@@ -180,6 +180,7 @@ class StepCost:
         calibration = calibration.on(engine, cluster.accelerator.id)
         overhead = calibration.engine(engine)
         shares = stages(model, layout)
+        refuse_cut_blocks(model, shares, precisions.weights)
         self.graphs = [build(share) for share in shares]
         mixtures = [
             (op.dims.experts, op.dims.active)

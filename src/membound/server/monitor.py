@@ -62,7 +62,7 @@ class Monitor:
         seconds = bytes_ = flops = limit = 0.0
         for record in fresh:
             moved, done = self.meter.of(record)
-            least = max(moved / self.roof.bandwidth_bytes_per_s, done / self.roof.flops_per_s)
+            least = self.roof.least_s(moved, done)
             seconds += record.seconds
             bytes_ += moved
             flops += done
