@@ -6,9 +6,17 @@ memory bandwidth, the flat ones the peaks. (Williams, Waterman, Patterson, CACM 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import atan2, degrees
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK = {"prefill": "#d9480f", "decode": "#1864ab"}
+OTHER_INK, GREY = "#2b8a3e", "#495057"
+LABEL_WIDTH, LABEL_HEIGHT, LABEL_DROP = 190, 15, 10  # pixels
+MOST_TEXTS = 6  # points that an HTML picture writes beside, not only in its legend
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,14 @@ class Picture:
         return [low, ridge, high], [low * self.bandwidth_bytes_per_s, peak, peak]
 
     def roof_label(self, precision: str) -> str:
-        return f"{precision} {self.peak_flops_per_s[precision] / 1e9:,.0f} GFLOP/s"
+        return f"{precision} {flops_rate(self.peak_flops_per_s[precision])}"
+
+
+def flops_rate(flops_per_s: float) -> str:
+    """FLOP/s as people read them."""
+    if flops_per_s >= 1e12:
+        return f"{flops_per_s / 1e12:,.1f} TFLOP/s"
+    return f"{flops_per_s / 1e9:,.0f} GFLOP/s"
 
 
 def write_png(picture: Picture, path: Path) -> None:
@@ -62,47 +77,75 @@ def write_png(picture: Picture, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=120)
-    low, _ = picture.span()
-    for precision, peak in sorted(picture.peak_flops_per_s.items(), key=lambda item: item[1]):
-        x, y = picture.roof(peak)
-        axes.plot(x, y, color="#495057", linewidth=1.6)
-        axes.annotate(
-            picture.roof_label(precision),
-            (x[-1], peak),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color="#495057",
-        )
-    axes.annotate(
-        f"read {picture.bandwidth_bytes_per_s / 1e9:.1f} GB/s",
-        (low * 1.3, low * 1.3 * picture.bandwidth_bytes_per_s),
-        ha="left",
-        va="bottom",
-        rotation=32,
-        fontsize=8,
-        color="#495057",
-    )
-    for point in picture.points:
-        ink = INK.get(point.phase, "#2b8a3e")
-        axes.scatter([point.intensity], [point.flops_per_s], s=48, color=ink, zorder=3)
-        axes.annotate(
-            point.label,
-            (point.intensity, point.flops_per_s),
-            xytext=(6, -11),
-            textcoords="offset points",
-            fontsize=8,
-            color=ink,
-        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("arithmetic intensity (FLOP per byte)")
     axes.set_ylabel("FLOP/s")
     axes.set_title(picture.title)
-    axes.grid(visible=True, which="both", linewidth=0.3, alpha=0.5)
-    figure.tight_layout()
+    axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
+    _draw_roofs(axes, picture)
+    for point in picture.points:
+        ink = INK.get(point.phase, OTHER_INK)
+        axes.scatter([point.intensity], [point.flops_per_s], s=48, color=ink, zorder=3, alpha=0.85)
+    figure.tight_layout()  # from here on data has its place in the picture
+    _write_bandwidth(axes, picture)
+    _write_labels(axes, picture)
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def _draw_roofs(axes: "Axes", picture: Picture) -> None:
+    for precision, peak in sorted(picture.peak_flops_per_s.items(), key=lambda item: item[1]):
+        x, y = picture.roof(peak)
+        axes.plot(x, y, color=GREY, linewidth=1.6)
+        label = picture.roof_label(precision)
+        axes.annotate(label, (x[-1], peak), ha="right", va="bottom", fontsize=8, color=GREY)
+
+
+def _write_bandwidth(axes: "Axes", picture: Picture) -> None:
+    """Along the slanted line, above it."""
+    low = picture.span()[0] * 1.3
+    ends = [(x, x * picture.bandwidth_bytes_per_s) for x in (low, 2 * low)]
+    (x0, y0), (x1, y1) = axes.transData.transform(ends)
+    axes.annotate(
+        f"read {picture.bandwidth_bytes_per_s / 1e9:,.1f} GB/s",
+        ends[0],
+        xytext=(-4, 6),
+        textcoords="offset points",
+        rotation=degrees(atan2(y1 - y0, x1 - x0)),
+        rotation_mode="anchor",
+        fontsize=8,
+        color=GREY,
+    )
+
+
+def _write_labels(axes: "Axes", picture: Picture) -> None:
+    """To the right of the points and a little below; labels that would cover each other are set apart, with
+    a line to their point.
+    """
+    places = [axes.transData.transform((p.intensity, p.flops_per_s)) for p in picture.points]
+    order = sorted(range(len(places)), key=lambda index: -places[index][1])
+    written: list[tuple[float, float]] = []
+    for index in order:
+        x, y = places[index]
+        height = y - LABEL_DROP
+        near = [other for left, other in written if abs(left - x) < LABEL_WIDTH]
+        if near:
+            height = min(height, min(near) - LABEL_HEIGHT)
+        written.append((x, height))
+        point = picture.points[index]
+        ink = INK.get(point.phase, OTHER_INK)
+        pixel = 72 / axes.figure.dpi  # in points, as offsets are given
+        axes.annotate(
+            point.label,
+            (point.intensity, point.flops_per_s),
+            xytext=(10, (height - y) * pixel),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=ink,
+            arrowprops={"arrowstyle": "-", "color": ink, "linewidth": 0.5, "alpha": 0.5, "relpos": (0, 0.5)},
+        )
 
 
 def write_html(picture: Picture, path: Path) -> None:
@@ -112,16 +155,17 @@ def write_html(picture: Picture, path: Path) -> None:
     figure = graph_objects.Figure()
     for precision, peak in picture.peak_flops_per_s.items():
         x, y = picture.roof(peak)
-        figure.add_scatter(x=x, y=y, mode="lines", name=picture.roof_label(precision))
+        line = {"color": GREY}
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=picture.roof_label(precision))
     for point in picture.points:
         figure.add_scatter(
             x=[point.intensity],
             y=[point.flops_per_s],
-            mode="markers+text",
+            mode="markers+text" if len(picture.points) <= MOST_TEXTS else "markers",
             name=point.label,
             text=[point.label],
             textposition="bottom right",
-            marker={"size": 11, "color": INK.get(point.phase, "#2b8a3e")},
+            marker={"size": 11, "color": INK.get(point.phase, OTHER_INK)},
             hovertemplate=(
                 f"{point.label}<br>%{{x:.2f}} FLOP/byte<br>%{{y:.3s}}FLOP/s<br>{point.seconds * 1e3:.2f} ms"
             ),
