@@ -86,9 +86,7 @@ def test_blocks_that_share_a_scale_are_not_cut() -> None:
     (vLLM refuses the same: "not divisible by weight quantization block_n".)
     """
     deployment("Qwen3-32B-FP8", "8xh100-sxm", tp=8)
-    with pytest.raises(
-        InputError, match=r"ffn_\w+.weight: a rank's 1600 of 25600 are no whole"
-    ):
+    with pytest.raises(InputError, match=r"ffn_\w+.weight: a rank's 1600 of 25600 are no whole"):
         deployment("Qwen3-32B-FP8", "16xh100-sxm", tp=16)
     deployment("Qwen3-32B-FP8", "16xh100-sxm", tp=16, weights="bf16")
     deployment("DeepSeek-V3", "16xh200-sxm", tp=16)
