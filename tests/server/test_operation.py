@@ -152,30 +152,53 @@ def test_who_leaves_is_dropped_within_a_step(live: Live, stream: bool) -> None:
     assert noticed - before < 100
 
 
-def test_a_signal_lets_requests_finish() -> None:
+@contextmanager
+def draining_server() -> Iterator[tuple[str, DrainingServer]]:
+    """Listening, until a signal; afterwards its thread has ended."""
     served = served_model(LLM("smollm2", context=512, max_running=2), "smollm2")
     listener = listen("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = DrainingServer(uvicorn.Config(create_app(served), log_config=None, access_log=False), served)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    connection, response = send(url, "POST", "/v1/completions", {**LONG, "max_tokens": 120, "stream": True})
-    response.readline()
-    server.handle_exit(signal.SIGTERM, None)
-    status, refused = ask(url, "POST", "/v1/completions", LONG)
-    assert (status, refused["error"]["message"]) == (503, "the server is shutting down")
-    assert ask(url, "GET", "/ready")[0] == 503
-    assert ask(url, "GET", "/health")[0] == 200
-    rest = response.read().decode()
-    assert rest.endswith("data: [DONE]\n\n")
-    assert '"finish_reason":"length"' in rest
-    connection.close()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
     thread.join(timeout=10)
     assert not thread.is_alive()
     served.engine.close()
     listener.close()
+
+
+def test_a_signal_lets_requests_finish() -> None:
+    with draining_server() as (url, server):
+        viewer, page = send(url, "GET", "/page/events")
+        connection, response = send(
+            url, "POST", "/v1/completions", {**LONG, "max_tokens": 120, "stream": True}
+        )
+        response.readline()
+        server.handle_exit(signal.SIGTERM, None)
+        status, refused = ask(url, "POST", "/v1/completions", LONG)
+        assert (status, refused["error"]["message"]) == (503, "the server is shutting down")
+        assert ask(url, "GET", "/ready")[0] == 503
+        assert ask(url, "GET", "/health")[0] == 200
+        rest = response.read().decode()
+        assert rest.endswith("data: [DONE]\n\n")
+        assert '"finish_reason":"length"' in rest
+        connection.close()
+        assert page.read()  # the page's stream ends too
+        viewer.close()
+
+
+def test_a_second_signal_ends_requests_and_tells_them() -> None:
+    with draining_server() as (url, server):
+        connection, response = send(url, "POST", "/v1/completions", {**LONG, "stream": True})
+        response.readline()
+        server.handle_exit(signal.SIGTERM, None)
+        server.handle_exit(signal.SIGTERM, None)
+        rest = response.read().decode()
+        assert rest.endswith("data: [DONE]\n\n")
+        assert '"error":{"message":"the engine is closed"' in rest
+        connection.close()
 
 
 def metric(text: str, name: str) -> float:

@@ -108,12 +108,16 @@ def test_the_meter_counts_what_an_estimate_does(model: str) -> None:
         assert found == pytest.approx((work.bytes, work.flops), rel=1e-12)
 
 
-def test_what_does_not_fit_is_one_line() -> None:
-    command = [sys.executable, "-m", "membound.cli", "serve", MODEL[0], "--on", "h100-sxm", "--port", "0"]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--on", "h100-sxm"], "does not fit"), ([], "or --on HARDWARE for the same server in predicted time")],
+)
+def test_what_cannot_be_served_is_one_line(options: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "membound.cli", "serve", MODEL[0], *options, "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "does not fit" in done.stderr
+    assert message in done.stderr
 
 
 @given(st.text(max_size=80))

@@ -7,11 +7,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from membound.commands.output import parse_bytes
 from membound.commands.run import open_model, ruler_of
 from membound.errors import InputError
 from membound.measuring.step_work import StepWork
+from membound.models.names import catalog_entry
+from membound.models.packaged import PACKAGED
 from membound.server.app import create_app
 from membound.server.guidance import Guide
 from membound.server.log import logger
@@ -62,6 +65,11 @@ class ServeOptions:
 
 
 def serve_command(options: ServeOptions) -> None:
+    if described(options.model):
+        raise InputError(
+            f"{options.model} is described here, but its weights are not: give its file or folder, or --on "
+            "HARDWARE for the same server in predicted time"
+        )
     settings, listener = options.settings(), options.listen()
     llm = open_model(
         options.model,
@@ -91,6 +99,11 @@ def run(served: Served, listener: socket.socket) -> None:
     print(f"{served.name} on http://{shown}:{port} (OpenAI's endpoints under /v1, its page at /)", flush=True)
     with logging_requests():
         serve(create_app(served), served, listener)
+
+
+def described(model: str) -> bool:
+    """Whether a name is known by its dimensions alone."""
+    return model not in PACKAGED and not Path(model).exists() and catalog_entry(model) is not None
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def dimensions_of(name: str) -> Dimensions:
         path = path / "config.json"
     if path.is_file():
         return read_config(path)
-    known = _in_catalog(name)
+    known = catalog_entry(name)
     return read_config(known) if known else dimensions_of(str(_pulled(name)))
 
 
@@ -105,7 +105,8 @@ def _plain(name: str) -> str:
     return re.sub(r"-hf$", "", re.sub(r"^meta-", "", short))
 
 
-def _in_catalog(name: str) -> Path | None:
+def catalog_entry(name: str) -> Path | None:
+    """Its config file, whatever its organisation and case; None where the catalog has no such model."""
     known = catalog()
     if name in known:
         return known[name]

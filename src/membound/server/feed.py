@@ -92,7 +92,7 @@ class Feed:
             if self._maker is None:
                 self._shown, self._ended = self.served.monitor.steps, self.served.ledger.now()
                 self._maker = asyncio.create_task(self._make())
-            while True:
+            while not self.served.ending:
                 await self._made.wait()
                 yield self._latest
         finally:

@@ -5,6 +5,7 @@ import gc
 import signal
 import socket
 import sys
+import time
 from types import FrameType
 
 import uvicorn
@@ -25,6 +26,7 @@ class DrainingServer(uvicorn.Server):
         self.served = served
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._hurry = False  # a second signal came
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -37,8 +39,10 @@ class DrainingServer(uvicorn.Server):
         gc.unfreeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.served.draining or self._loop is None:
-            self.should_exit = self.force_exit = True
+        if self._loop is None:
+            self.should_exit = True
+        elif self.served.draining:
+            self._hurry = True
         else:
             self.served.draining = True
             self._loop.call_soon_threadsafe(self._begin_to_drain)
@@ -47,13 +51,11 @@ class DrainingServer(uvicorn.Server):
         self._drain = asyncio.ensure_future(self._drained())
 
     async def _drained(self) -> None:
-        """New connections are still taken, so that /ready can say no."""
-        try:
-            async with asyncio.timeout(self.served.settings.drain_s):
-                while self.served.ledger.active:
-                    await asyncio.sleep(0.02)
-        except TimeoutError:
-            pass
+        """New connections are still taken, so that /ready can say no. Who cannot finish is told so."""
+        until = time.monotonic() + self.served.settings.drain_s
+        while self.served.ledger.active and not self._hurry and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(self.served.engine.close)
         self.should_exit = True
 
 

@@ -122,6 +122,11 @@ class Served:
         """Whether new requests are welcome."""
         return self.engine.alive and not self.draining
 
+    @property
+    def ending(self) -> bool:
+        """Whether the last request has ended, and there will be no other."""
+        return self.draining and (not self.ledger.active or not self.engine.alive)
+
     def admit(self, count: int = 1) -> None:
         """Raise ApiError where `count` more requests cannot be taken now."""
         if self.draining:
