@@ -61,7 +61,7 @@ class PoolMachine(RuleBasedStateMachine):
             name = (family, published)
             if self.pool.find(name) is None:
                 self.contents[blocks[published]] = name
-            self.pool.name(blocks[published], name)
+            self.pool.name([blocks[published]], [name])
             self.tables[which] = (blocks, published + 1, family)
 
     @precondition(lambda self: self.tables and self.pool.free)
@@ -97,7 +97,7 @@ def test_a_prefix_found_for_ever_leaves_no_trail() -> None:
     blocks = pool.acquire((), 8)
     assert blocks is not None
     for index in range(6):
-        pool.name(blocks[index], index)
+        pool.name([blocks[index]], [index])
     pool.release(blocks, 6)
     for _ in range(1000):
         shared = [block for block in map(pool.find, range(6)) if block is not None]
@@ -114,7 +114,7 @@ def test_the_head_of_a_prefix_outlives_its_tail() -> None:
     blocks = pool.acquire((), 4)
     assert blocks is not None
     for index, block in enumerate(blocks):
-        pool.name(block, index)
+        pool.name([block], [index])
     pool.release(blocks, 4)
     pool.take(2)
     assert [pool.find(index) is not None for index in range(4)] == [True, True, False, False]

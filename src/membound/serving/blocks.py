@@ -67,9 +67,11 @@ class BlockPool:
             if not self._stale.keys().isdisjoint(blocks):
                 blocks = self._skip_stale(blocks)
             if not self._names.keys().isdisjoint(blocks):
+                found, forget = self._found, self._names.pop
                 for block in blocks:
-                    if block in self._names:
-                        del self._found[self._names.pop(block)]
+                    name = forget(block, None)
+                    if name is not None:
+                        del found[name]
         return blocks
 
     def _skip_stale(self, blocks: array[int]) -> array[int]:
@@ -88,12 +90,14 @@ class BlockPool:
             blocks = self._queue[begin : self._head]
         return fresh
 
-    def name(self, block: int, name: Hashable) -> None:
-        """A used private block holds `name` from now on; if another does already, it stays private."""
-        if name not in self._found:
-            self._found[name] = block
-            self._names[block] = name
-            self._references[block] = 1
+    def name(self, blocks: Iterable[int], names: Iterable[Hashable]) -> None:
+        """Used private blocks hold these names from now on; where another does already, it stays private."""
+        found, known, references = self._found, self._names, self._references
+        for block, name in zip(blocks, names, strict=True):
+            if name not in found:
+                found[name] = block
+                known[block] = name
+                references[block] = 1
 
     def release(self, blocks: array[int], published: int) -> None:
         """One user of `blocks` leaves, of which those from `published` on are private.
@@ -104,16 +108,16 @@ class BlockPool:
         private.reverse()
         self._queue.extend(private)
         self.free += len(private)
-        references = self._references
-        for index in range(published - 1, -1, -1):
-            block = blocks[index]
-            users = references.get(block, 1) - 1
-            if users:
-                references[block] = users
-                continue
-            references.pop(block, None)
-            self._queue.append(block)
-            self.free += 1
+        if published:
+            references, queue = self._references, self._queue
+            before = len(queue)
+            for block in reversed(blocks[:published]):
+                users = references.pop(block, 1)
+                if users > 1:
+                    references[block] = users - 1
+                else:
+                    queue.append(block)
+            self.free += len(queue) - before
         if self._head > self.blocks:
             del self._queue[: self._head]
             self._head = 0

@@ -158,6 +158,12 @@ class Request:
         self.received, self._computed = self._computed, 0
         self.state = State.NEW
 
+    def keys(self, begin: int, end: int, block_tokens: int = BLOCK_TOKENS) -> Sequence[Hashable]:
+        """The names of blocks `begin … end - 1`, up to the first that is private."""
+        if self.tokens and end > begin:
+            self.key(end - 1, block_tokens)
+        return self._keys[begin:end]
+
     def key(self, index: int, block_tokens: int = BLOCK_TOKENS) -> Hashable | None:
         """The name of everything up to the end of block `index`, or None where it is private.
 

@@ -341,13 +341,11 @@ class Scheduler:
 
     def _publish(self, request: Request) -> None:
         """Offer each full block once for sharing."""
-        full = request.computed // self.block_tokens
-        for index in range(request.published, full):
-            key = request.key(index, self.block_tokens)
-            if key is None:
-                break
-            self.pool.name(request.blocks[index], key)
-            request.published = index + 1
+        begin, full = request.published, request.computed // self.block_tokens
+        if begin < full:
+            keys = request.keys(begin, full, self.block_tokens)
+            request.published += len(keys)
+            self.pool.name(request.blocks[begin : request.published], keys)
 
     def _repeatable(self, budget: int) -> int:
         """How many such steps can follow each other before the next could differ in more than its context."""
