@@ -5,7 +5,7 @@ import random
 import pytest
 
 from membound.costs.calibration import IDEAL, Calibration, fitted
-from membound.costs.folded import FoldedCost
+from membound.costs.folded_plain import fold
 from membound.costs.parallel import Layout, layout
 from membound.costs.precisions import precisions
 from membound.costs.roofline import StepCost
@@ -32,7 +32,7 @@ def step_cost(name: str, shape: Layout, engine: str, skew: float, calibration: C
 @pytest.mark.parametrize("ideal", [False, True])
 def test_same_seconds(name: str, shape: Layout, engine: str, skew: float, ideal: bool) -> None:
     cost = step_cost(name, shape, engine, skew, IDEAL if ideal else fitted())
-    folded, random_ = FoldedCost(cost), random.Random(1)
+    folded, random_ = fold(cost), random.Random(1)
     for _ in range(20):
         sequences = random_.choice([0, 1, 3, 64, 700])
         lengths = [random_.randrange(1, 20_000) for _ in range(sequences)]
@@ -46,7 +46,7 @@ def test_same_seconds(name: str, shape: Layout, engine: str, skew: float, ideal:
 
 
 def test_a_long_run_is_many_short_ones_to_the_last_bit() -> None:
-    folded = FoldedCost(step_cost("Meta-Llama-3.1-70B", ONE, "vllm", 0.0, fitted()))
+    folded = fold(step_cost("Meta-Llama-3.1-70B", ONE, "vllm", 0.0, fitted()))
     never = float("inf")
     for sequences, most, until in ((1, 6000, never), (7, 500, 9.0), (300, 60, never), (3, 30, 0.9)):
         now, times, context = 0.25, 0, 1000 * sequences
@@ -59,7 +59,7 @@ def test_a_long_run_is_many_short_ones_to_the_last_bit() -> None:
 
 @pytest.mark.parametrize("name", ["Meta-Llama-3.1-70B", "gpt-oss-120b", "DeepSeek-V3"])
 def test_a_run_is_step_after_step(name: str) -> None:
-    folded = FoldedCost(step_cost(name, ONE, "vllm", 0.0, fitted()))
+    folded = fold(step_cost(name, ONE, "vllm", 0.0, fitted()))
     context = {window: 5000 if window is None else 900 for window in (None, *folded.windows)}
     growth = {window: 10 if window is None else 4 for window in context}
     moments = [0.25]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from membound.costs.deployment import deployment
-from membound.costs.folded import FoldedCost
+from membound.costs.folded_plain import fold
 from membound.executors.predicted import PredictedExecutor
 from membound.serving.request import Request
 from membound.serving.scheduler import Scheduler
@@ -133,7 +133,7 @@ def test_a_recorded_run_is_admitted_in_the_same_order() -> None:
     rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
     many = [Arrival(row["queued"], int(row["input"]), int(row["output"])) for row in rows]
     gpu = deployment("Llama-3.1-8B", "rtxpro6000")
-    cost = FoldedCost(gpu.cost)
+    cost = fold(gpu.cost)
     scheduler = Scheduler(20_000, max_step_tokens=2048, max_running=128)
     ended = served(made(many), [Replica(scheduler, PredictedExecutor(cost))])
     really = [i for _, i in sorted((row["scheduled"], i) for i, row in enumerate(rows))]

@@ -3,7 +3,7 @@
 import pytest
 
 from membound.costs.deployment import deployment
-from membound.costs.folded import FoldedCost
+from membound.costs.folded_plain import fold
 from membound.simulation.simulate import simulate
 from membound.simulation.speculation import DraftedCost, Speculation, prediction_head
 from membound.workloads.arrivals import ClosedLoop, open_loop
@@ -48,8 +48,8 @@ def test_a_drafter_takes_its_time_and_its_memory() -> None:
     head = simulate(LLAMA, load, speculation=Speculation(3, (0.7,), prediction_head(LLAMA)))
     assert free.tpot_s.mean() < head.tpot_s.mean() < drafted.tpot_s.mean()
     assert drafted.kv_tokens < head.kv_tokens < free.kv_tokens
-    cost = FoldedCost(LLAMA.cost)
-    small = FoldedCost(drafter.cost)
+    cost = fold(LLAMA.cost)
+    small = fold(drafter.cost)
     verified = [(4, 1000, 4), (4, 500, 4)]
     apart = cost.seconds(0, {None: 0}, verified) + 3 * small.seconds(2, {None: 1500})
     assert DraftedCost(cost, small).seconds(0, {None: 0}, verified) == pytest.approx(apart)

@@ -10,7 +10,7 @@ import numpy as np
 from membound.commands.serve import ServeOptions, run
 from membound.costs.calibration import IDEAL
 from membound.costs.deployment import Deployment, deployment
-from membound.costs.folded import FoldedCost
+from membound.costs.folded_plain import fold
 from membound.costs.parallel import layout
 from membound.costs.roof import Roof
 from membound.costs.roofline import StepCost
@@ -91,7 +91,7 @@ def serve_predicted_command(options: ServeOptions, predicted: PredictedOptions) 
     text = _text(options.model, asked.model.vocab)
     end = min(text.end_ids)
     token = answering(text.encode(ANSWER, add_bos=False), end, predicted.output_tokens)
-    paced = PacedExecutor(PredictedExecutor(FoldedCost(asked.cost), token))
+    paced = PacedExecutor(PredictedExecutor(fold(asked.cost), token))
     engine = Engine(
         replica.scheduler,
         paced,

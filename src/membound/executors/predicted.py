@@ -63,8 +63,7 @@ class PredictedExecutor:
         self._accepted = accepted
         self._steps = 0  # that decoded
         self._outputs: dict[Request, int] = {}  # tokens that each will sample
-        self._end_of: dict[Request, int] = {}  # of caught-up ones: the step count at which they end
-        self._ending: dict[int, list[Request]] = {}  # step count -> who ends there, if still caught up
+        self._ending: dict[int, list[Request]] = {}  # step count -> who ends there, if not preempted
         self._next: list[int] = []  # heap of these step counts
 
     def expect(self, request: Request, output_tokens: int) -> None:
@@ -74,12 +73,9 @@ class PredictedExecutor:
     def forget(self, request: Request) -> None:
         """It was aborted."""
         self._outputs.pop(request, None)
-        self._end_of.pop(request, None)
 
     def execute(self, step: Step, now: float, until: float) -> Outcome:
         """Run as often as permitted, but not beyond the first end, nor once the time is `until`."""
-        for request in step.preempted:
-            self._end_of.pop(request, None)
         if step.chunks:
             return self._verified(step, now) if self._accepted else self._with_chunks(step, now)
         most = step.repeat
@@ -87,24 +83,28 @@ class PredictedExecutor:
             most = self._next[0] - self._steps
         now, times = self.cost.run(step.decodes, step.context, step.growth, now, until, most)
         self._steps += times
-        ended = self._ended() if self._next and self._next[0] == self._steps else NOBODY
+        ended = self._ended(times) if self._next and self._next[0] == self._steps else NOBODY
         return Outcome(now, times, self._sampled(step, times) if self._token else None, ended)
 
     def _with_chunks(self, step: Step, now: float) -> Outcome:
         chunks = []
         ended: list[Request] = []
-        begun = self._steps + (1 if step.decodes else 0)
+        decodes = 1 if step.decodes else 0
+        begun = self._steps + decodes
         for request, count in step.chunks:
-            cached = request.computed
-            complete = cached + count == request.length
-            chunks.append((count, cached, 1 if complete else 0))
-            if complete and request in self._outputs:
-                left = self._outputs[request] - request.output_length - 1
+            cached, length = request.computed, request.length
+            if cached + count < length:
+                chunks.append((count, cached, 0))
+                continue
+            chunks.append((count, cached, 1))
+            output = self._outputs.get(request)
+            if output is not None:
+                left = output - (length - request.prompt_length) - 1
                 if not left:
                     ended.append(request)
                     del self._outputs[request]
                     continue
-                end = self._end_of[request] = begun + left
+                end = begun + left
                 if end in self._ending:
                     self._ending[end].append(request)
                 else:
@@ -112,8 +112,8 @@ class PredictedExecutor:
                     heappush(self._next, end)
         now += self.cost.seconds(step.decodes, step.context, chunks)
         self._steps = begun
-        if self._next and self._next[0] == begun:
-            ended += self._ended()
+        if decodes and self._next and self._next[0] == begun:
+            ended += self._ended(1)
         return Outcome(now, 1, self._sampled(step, 1) if self._token else None, ended)
 
     def _verified(self, step: Step, now: float) -> Outcome:
@@ -135,13 +135,12 @@ class PredictedExecutor:
         now += self.cost.seconds(0, step.context, chunks)
         return Outcome(now, ended=ended, counts=counts)
 
-    def _ended(self) -> list[Request]:
-        """Those that end at the present count, if they were not preempted since."""
-        count = heappop(self._next)
+    def _ended(self, times: int) -> list[Request]:
+        """Those that a step, run so many times, brought to their ends; a preempted one is behind, or gone."""
         ended = []
-        for request in self._ending.pop(count):
-            if self._end_of.get(request) == count:
-                del self._end_of[request], self._outputs[request]
+        for request in self._ending.pop(heappop(self._next)):
+            if request.caught_up and self._outputs.get(request) == request.output_length + times:
+                del self._outputs[request]
                 ended.append(request)
         return ended
 

@@ -64,7 +64,7 @@ class BlockPool:
         self._head = begin + count
         blocks = self._queue[begin : self._head]
         if self._names:  # without names nothing was ever found, and no place is stale
-            if not self._stale.keys().isdisjoint(blocks):
+            if self._stale and not self._stale.keys().isdisjoint(blocks):
                 blocks = self._skip_stale(blocks)
             if not self._names.keys().isdisjoint(blocks):
                 found, forget = self._found, self._names.pop

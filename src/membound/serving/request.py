@@ -121,7 +121,8 @@ class Request:
     @property
     def output_length(self) -> int:
         """Tokens sampled so far."""
-        return self.length - self.prompt_length
+        known = self._length if self._count is None else self._count.steps - self.offset + 1
+        return known - self.prompt_length
 
     @property
     def caught_up(self) -> bool:
@@ -133,23 +134,31 @@ class Request:
         self._computed += tokens
         return self._computed == self._length
 
+    def compute(self, tokens: int, count: StepCount) -> bool:
+        """Computed that many more tokens. If these are all that are known, one was sampled, and from now on
+        every step adds one of each: then it is caught up.
+        """
+        self._computed += tokens
+        if self._computed < self._length:
+            return False
+        self.offset = count.steps - self._computed
+        self._count = count
+        return True
+
     def sampled(self, tokens: int) -> None:
         """Known since: so many further tokens."""
         self._length += tokens
 
-    def catch_up(self, count: StepCount) -> None:
-        """All known tokens are computed and one was sampled: from now on every step adds one of each."""
-        self.offset = count.steps - self._computed
-        self._count = count
-
-    def settle(self) -> None:
-        """Steps no longer count for it."""
-        self._length, self._computed = self.length, self.computed
-        self._count = None
+    def settle(self) -> int:
+        """Steps no longer count for it; what it has computed."""
+        if self._count is not None:
+            self._computed = self._count.steps - self.offset
+            self._length = self._computed + 1
+            self._count = None
+        return self._computed
 
     def reset(self) -> None:
         """Preempted: what it knows stays, what is computed is lost."""
-        self.settle()
         self._computed = self.received = 0
         self.preemptions += 1
 

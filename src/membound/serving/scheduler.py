@@ -9,10 +9,12 @@ it stores its distance to the step count once, and stands in the bucket of that 
 size: all requests of one bucket need a new block in the same step, and only that bucket is visited.
 """
 
+from __future__ import annotations
+
+from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from membound.errors import InputError
@@ -67,7 +69,8 @@ class Scheduler:
         self.hit_tokens = 0  # of these, found in the cache
         self._count = StepCount()
         self._decodes = 0  # caught-up requests: the head of `running`
-        self._buckets: list[dict[Request, None]] = [{} for _ in range(block_tokens)]  # each in running order
+        # Caught-up requests with their blocks, each bucket in running order.
+        self._buckets: list[dict[Request, array[int]]] = [{} for _ in range(block_tokens)]
         self._ring = self._buckets * 2  # so that buckets in turn are a slice
         self._cached = 0  # tokens of the caught-up requests
         self._windowed = [ContextSum(window) for window in windows]  # the same within windows
@@ -116,7 +119,11 @@ class Scheduler:
         if self.prompts_first and self._stall():
             return self._step
         bucket = self._buckets[self._count.steps % self.block_tokens]
-        preempted = self._make_room(bucket) if bucket else []
+        preempted: list[Request] = []
+        if bucket:  # each of it needs a block; from the tail, others give way
+            while len(bucket) > self.pool.free:
+                preempted.append(self._preempt())
+            self._grow(bucket)
         chunks: list[tuple[Request, int]] = []
         budget = self.max_step_tokens - self._decodes
         if len(self.running) > self._decodes:
@@ -197,11 +204,10 @@ class Scheduler:
         if outcome.times:
             if step.decodes or not (self.prompts_first or self.drafts):
                 self._count_steps(outcome.times)
-            for request, tokens_computed in step.chunks:
-                if self.drafts:
-                    self._take_in(request, tokens_computed, outcome)
-                else:
-                    self._advance(request, tokens_computed, outcome.now)
+            if step.chunks:
+                take_in = self._take_in if self.drafts else self._advance
+                for request, count in step.chunks:
+                    take_in(request, count, outcome)
         if self._aborted:
             self._drop_aborted()
         if not outcome.ended:
@@ -228,7 +234,10 @@ class Scheduler:
             buckets = self._ring[begin : begin + rest]
             if rounds:
                 buckets = self._ring[begin : begin + self.block_tokens] * rounds + buckets
-            self._grow(list(chain.from_iterable(buckets)))
+            tables = [blocks for bucket in buckets if bucket for blocks in bucket.values()]
+            if tables:
+                for _ in map(array.append, tables, self.pool.take(len(tables))):
+                    pass
             count.steps += times
         else:
             count.steps += 1
@@ -236,19 +245,18 @@ class Scheduler:
         for context in self._windowed:
             context.advance(times, count.steps)
 
-    def _advance(self, request: Request, tokens: int, now: float) -> None:
+    def _advance(self, request: Request, tokens: int, outcome: Outcome) -> None:
         """A chunk was computed; if it reached the end of what is known, a token was sampled."""
-        complete = request.advance(tokens)
+        count = self._count
+        complete = request.compute(tokens, count)
         if request.shareable:
             self._publish(request)
         if complete:
-            count = self._count
-            request.catch_up(count)
             if request.first_token is None:
-                request.first_token = now
-            self._buckets[request.offset % self.block_tokens][request] = None
+                request.first_token = outcome.now
+            self._buckets[request.offset % self.block_tokens][request] = request.blocks
             self._decodes += 1
-            cached = request.computed
+            cached = count.steps - request.offset
             self._cached += cached
             for context in self._windowed:
                 context.add(cached, count.steps)
@@ -266,22 +274,14 @@ class Scheduler:
         if request.shareable:
             self._publish(request)
 
-    def _make_room(self, bucket: Collection[Request]) -> list[Request]:
-        """A block for each caught-up request whose next token begins one; from the tail, others give way."""
-        preempted: list[Request] = []
-        while len(bucket) > self.pool.free:
-            preempted.append(self._preempt())
-        self._grow(bucket)
-        return preempted
-
-    def _grow(self, bucket: Collection[Request]) -> None:
+    def _grow(self, bucket: Mapping[Request, array[int]]) -> None:
         """One more block for each; the one before it is full, so that others may share it."""
         if self._sharing:
             for request in bucket:
                 if request.shareable:
                     self._publish(request)
-        for request, block in zip(bucket, self.pool.take(len(bucket)), strict=True):
-            request.blocks.append(block)
+        for _ in map(array.append, bucket.values(), self.pool.take(len(bucket))):
+            pass
 
     def _preempt(self) -> Request:
         """The last to be admitted gives up its blocks and waits, first of all."""
@@ -366,7 +366,6 @@ class Scheduler:
     def _end(self, request: Request) -> None:
         del self.running[bisect_left(self.running, request.order, key=_ORDER)]
         self._leave(request)
-        request.settle()
         request.state = State.ENDED
 
     def _leave(self, request: Request) -> None:
@@ -374,7 +373,7 @@ class Scheduler:
         if request.caught_up:
             self._decodes -= 1
             del self._buckets[request.offset % self.block_tokens][request]
-            cached = request.computed
+            cached = request.settle()
             self._cached -= cached
             for context in self._windowed:
                 context.remove(cached, self._count.steps)

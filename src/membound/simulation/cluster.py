@@ -72,12 +72,17 @@ class Cluster:
         """Serve it all. `admit` makes the request of an arrival, or refuses it; `ended` takes those that are
         done.
         """
-        feed = Feed(traffic, delay_s)
-        responds = traffic.responds
-        remembers = responds or self.handover is not None
-        if not remembers:
-            self._run_open(feed, admit, ended)
-            return
+        if traffic.responds or self.handover is not None:
+            self._run_brought(traffic, admit, ended, delay_s)
+        else:
+            self._run_open(traffic, admit, ended, delay_s)
+        for engine in self.engines:
+            for replica in engine.replicas:
+                replica.watch.close()
+
+    def _run_brought(self, traffic: Traffic, admit: Admit, ended: Ended, delay_s: float) -> None:
+        """Traffic of which some is brought about by ends, at the same engine or another: event by event."""
+        feed, responds = Feed(traffic, delay_s), traffic.responds
         engines, ends, sent = self.engines, self._ends, self._sent
         entries = engines if self.handover is None else engines[: self.handover.prefills]
         cautious = len(engines) > 1  # an end at one may bring a request to another
@@ -125,27 +130,30 @@ class Cluster:
                 if engines[number].ends != NEVER:
                     heappush(ends, (engines[number].ends, number))
 
-    def _run_open(self, feed: Feed, admit: Admit, ended: Ended) -> None:
+    def _run_open(self, traffic: Traffic, admit: Admit, ended: Ended, delay_s: float) -> None:
         """Traffic that nothing brings about: between arrivals every engine goes on by itself.
 
         The same order of events, but for ends, which come engine by engine.
         """
         engines, router = self.engines, self.router
         alone = len(engines) == 1
-        while (moment := feed.moment) != NEVER:
-            self.now = moment
+        coming = iter(traffic)
+        arrival = next(coming, None)
+        while arrival is not None:
+            self.now = moment = arrival.time_s + delay_s
             for engine in engines:
                 if engine.ends <= moment:
                     engine.advance(moment, ended)
-            while feed.moment <= moment:
-                arrival = feed.pop()
-                new = admit(arrival, moment)
-                if new is not None:
-                    number = 0 if alone else router.choose(new, engines)
-                    engines[number].add(new, arrival.output_tokens)
-            for engine in engines:
-                if engine.ends == NEVER:
-                    engine.start(moment, feed.moment)
+            new = admit(arrival, moment)
+            if new is not None:
+                number = 0 if alone else router.choose(new, engines)
+                engines[number].add(new, arrival.output_tokens)
+            arrival = next(coming, None)
+            until = NEVER if arrival is None else arrival.time_s + delay_s
+            if until > moment:  # all that arrive now are there
+                for engine in engines:
+                    if engine.ends == NEVER:
+                        engine.start(moment, until)
         for engine in engines:
             while (moment := engine.ends) != NEVER:
                 self.now = max(self.now, moment)

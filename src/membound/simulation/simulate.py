@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from membound.costs.deployment import Deployment
-from membound.costs.folded import FoldedCost
+from membound.costs.folded_plain import fold
 from membound.costs.memory import RankMemory
 from membound.errors import InputError
 from membound.executors.predicted import PredictedExecutor, StepSeconds
@@ -152,10 +152,10 @@ def build_engines(group: Group, kv_tokens: int | None, block_tokens: int) -> lis
     if speculation is not None:
         drafts = speculation.drafts
         running = max(1, min(running, settings.max_step_tokens // (1 + drafts)))
-    folded = FoldedCost(deployment.cost)
+    folded = fold(deployment.cost)
     windows = windows_of(folded)
     speed = 1 / folded.seconds(SPEED_BATCH, dict.fromkeys(windows, SPEED_BATCH * SPEED_CONTEXT))
-    cost: StepSeconds = folded if drafter is None else DraftedCost(folded, FoldedCost(drafter.cost))
+    cost: StepSeconds = folded if drafter is None else DraftedCost(folded, fold(drafter.cost))
 
     def scheduler() -> Scheduler:
         return Scheduler(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import exp, log
+from math import exp
+
+import numpy as np
+from numpy.typing import NDArray
 
 from membound.serving.scheduler import Scheduler
 from membound.serving.step import Outcome, Step
 
 BINS = 1000  # of gaps between tokens, for each factor of e: a percentile is exact to a twentieth of a percent
 MOMENTS = 512  # at most so many are kept of a run
+COLUMNS = 7  # numbers kept of a step until it is summed up
+FULL = 1024 * COLUMNS
+
+Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,7 @@ class Moment:
 
 
 class Watch:
-    """Sums over the steps of one replica."""
+    """Sums over the steps of one replica, complete after `close`."""
 
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
@@ -44,51 +51,60 @@ class Watch:
         self.moments: list[Moment] = []
         self.spacing_s = 0.05
         self._next_moment = 0.0
+        self._seen: list[float] = []  # COLUMNS of the steps that are not summed up yet
         self._sampled_at: list[tuple[float, int]] = []  # of requests whom a step of prompts alone held up
 
     def see(self, now: float, step: Step, outcome: Outcome, scheduler: Scheduler) -> None:
         """A step that began at `now` and will have come to `outcome`."""
-        times = outcome.times
-        end = outcome.now
-        seconds = end - now
-        decodes = step.decodes
+        times, end, decodes = outcome.times, outcome.now, step.decodes
         used = self.blocks - scheduler.pool.free
-        self.steps += times
-        self.busy_s += seconds
-        self.used_block_s += used * seconds
-        if used > self.most_used:
-            self.most_used = used
+        tokens = 0
         if step.chunks:
             for _, count in step.chunks:
-                self.chunk_tokens += count
-        if decodes:
-            each = seconds / times
-            count = decodes * times
-            self.decoded_tokens += count
-            if self._sampled_at:
-                self._after_a_stall(now + each)
-                count -= decodes
-            self.gap_s += each * count
-            self._gap(each, count)
-        elif outcome.counts:  # drafts were verified: one event for each request, with several tokens
-            self.decoded_tokens += sum(outcome.counts.values())
-            self.gap_s += seconds * len(outcome.counts)
-            self._gap(seconds, len(outcome.counts))
-        elif len(step.running) > len(step.chunks):
+                tokens += count
+        decoded = gaps = decodes * times
+        if outcome.counts:  # drafts were verified: one event for each request, with several tokens
+            decoded, gaps = sum(outcome.counts.values()), len(outcome.counts)
+        elif not decodes and len(step.running) > len(step.chunks):
             self._stall(now, step, outcome)
+        elif self._sampled_at:
+            self._after_a_stall(now + (end - now) / times)
+            gaps -= decodes
+        self._seen += (now, end, times, used, tokens, decoded, gaps)
+        if len(self._seen) >= FULL:
+            self._sum_up()
         if scheduler.waiting:
-            what = _held_by(scheduler, step)
-            self.held_s[what] = self.held_s.get(what, 0.0) + seconds
+            what = _held_by(scheduler, decodes + tokens)
+            self.held_s[what] = self.held_s.get(what, 0.0) + (end - now)
         if end >= self._next_moment:
             self._remember(step, end, used, len(scheduler.waiting))
 
-    def _gap(self, seconds: float, count: int) -> None:
-        """So many gaps between tokens."""
-        place = int(log(seconds) * BINS)
-        if place in self.gaps:
-            self.gaps[place] += count
-        else:
-            self.gaps[place] = count
+    def close(self) -> None:
+        """All steps have been seen."""
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Many steps at once, as arrays."""
+        if not self._seen:
+            return
+        now, end, times, used, tokens, decoded, gaps = np.array(self._seen, np.float64).reshape(-1, COLUMNS).T
+        self._seen.clear()
+        seconds = end - now
+        self.steps += int(times.sum())
+        self.busy_s += float(seconds.sum())
+        self.used_block_s += float(used @ seconds)
+        self.most_used = max(self.most_used, int(used.max()))
+        self.chunk_tokens += int(tokens.sum())
+        self.decoded_tokens += int(decoded.sum())
+        some = gaps > 0
+        self._gap((seconds / times)[some], gaps[some])
+
+    def _gap(self, seconds: Vector, counts: Vector) -> None:
+        """So many gaps between tokens of so many seconds each."""
+        self.gap_s += float(seconds @ counts)
+        places, which = np.unique((np.log(seconds) * BINS).astype(np.int64), return_inverse=True)
+        for place, count in zip(places.tolist(), np.bincount(which, counts).tolist(), strict=True):
+            self.gaps[place] = self.gaps.get(place, 0) + int(count)
 
     def _stall(self, now: float, step: Step, outcome: Outcome) -> None:
         """Prompts alone: those that decode wait, and those that catch up begin to."""
@@ -98,10 +114,8 @@ class Watch:
         self._sampled_at.append((outcome.now, caught_up))
 
     def _after_a_stall(self, end: float) -> None:
-        for since, count in self._sampled_at:
-            if count:
-                self._gap(end - since, count)
-                self.gap_s += (end - since) * count
+        since, counts = np.array(self._sampled_at).T
+        self._gap((end - since)[counts > 0], counts[counts > 0])
         self._sampled_at.clear()
 
     def _remember(self, step: Step, until: float, used: int, waiting: int) -> None:
@@ -131,10 +145,10 @@ def gap_percentiles(gaps: Mapping[int, int], shares: tuple[float, ...]) -> list[
     return found
 
 
-def _held_by(scheduler: Scheduler, step: Step) -> str:
-    """Why the first in line does not run."""
+def _held_by(scheduler: Scheduler, tokens: int) -> str:
+    """Why the first in line does not run beside a step of so many tokens."""
     if len(scheduler.running) >= scheduler.max_running:
         return "max-num-seqs"
-    if step.tokens >= scheduler.max_step_tokens:
+    if tokens >= scheduler.max_step_tokens:
         return "max-batched-tokens"
     return "kv-cache"

@@ -97,39 +97,35 @@ def _read(path: Path, kind: Kind, jitter_s: float, seed: int) -> Iterator[Arriva
         if jitter_s:
             arrivals = _jittered(arrivals, jitter_s, Random(f"jitter {seed}"))
         number = 1
-        while True:
-            number += 1
-            try:
-                arrival = next(arrivals, None)
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path}: about line {number}: {error!r}") from None
-            if arrival is None:
-                return
-            if arrival.time_s < last:
-                raise InputError(f"{path}: about line {number}: arrivals must be in order of time")
-            last = arrival.time_s
-            if arrival.prompt_tokens > 0 and arrival.output_tokens > 0:  # a few recorded requests failed
-                yield arrival
+        try:
+            for arrival in arrivals:
+                number += 1
+                time_s, prompt, output = arrival[:3]
+                if time_s < last:
+                    raise InputError(f"{path}: about line {number}: arrivals must be in order of time")
+                last = time_s
+                if prompt > 0 and output > 0:  # a few recorded requests failed
+                    yield arrival
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: about line {number + 1}: {error!r}") from None
 
 
 def _azure(file: TextIO) -> Iterator[Arrival]:
     """TIMESTAMP,ContextTokens,GeneratedTokens; the time has seven digits after the point."""
-    day, days, first, begin = "", 0, 0, -1.0
+    minute, seconds, first, begin = "", 0, 0, 0.0
     for line in file:
         if line[:1] not in "12":
             continue  # the header, an empty line
         moment, prompt, output = line.split(",")
-        if moment[:10] != day:
-            day = moment[:10]
-            days = date.fromisoformat(day).toordinal()
-            if begin < 0:
-                first, begin = days, _time_of_day(moment)
-        yield Arrival(86_400 * (days - first) + (_time_of_day(moment) - begin), int(prompt), int(output))
-
-
-def _time_of_day(moment: str) -> float:
-    """Seconds since midnight of `2023-11-16 18:15:46.6805900`."""
-    return int(moment[11:13]) * 3600 + int(moment[14:16]) * 60 + float(moment[17:])
+        if moment[:17] != minute:
+            known, minute = minute, moment[:17]  # 2023-11-16 18:15:
+            days = date.fromisoformat(minute[:10]).toordinal()
+            if not known:
+                first = days
+            seconds = 86_400 * (days - first) + 3600 * int(minute[11:13]) + 60 * int(minute[14:16])
+            if not known:
+                begin = seconds + float(moment[17:])
+        yield Arrival(seconds + float(moment[17:]) - begin, int(prompt), int(output))
 
 
 def _mooncake(file: TextIO) -> Iterator[Arrival]:
