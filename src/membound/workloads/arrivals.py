@@ -321,7 +321,7 @@ def scaled(workload: Workload, rate_scale: float) -> Workload:
         raise InputError(f"the rate scale must be above 0, it is {rate_scale}")
 
     def arrivals() -> Iterator[Arrival]:
-        return (Arrival(time_s / rate_scale, *rest) for time_s, *rest in workload.begin())
+        return (Arrival(a.time_s / rate_scale, *a[1:]) for a in workload.begin())
 
     if rate_scale == 1:
         return workload
