@@ -60,7 +60,7 @@ def file_for(engine: str, name: str, threads: int) -> Path:
     source = gguf(name, threads)
     if engine != "vllm":
         return source
-    folder = FILES / f"{name}-bf16"
+    folder = FILES / f"{name}-vllm"
     if not folder.exists():
         part = FILES / f"{name}-part"
         worker = Worker("vllm", threads)

@@ -41,8 +41,8 @@ same number of threads, greedy, in turns within each run. `make bench` measures 
 `benchmarks/peers.py` measures parts of it. All times are of whole engine steps; decode steps are at a context
 of 32 to 56 tokens. vLLM has no kernels for these files and runs the same weights in bf16. A ratio is the
 median over the rounds of the peer's seconds over membound's, so above 1 membound leads; *best peer* is the
-quickest of that row. A share is that of the least time that the roofs allow, which are probed right after each
-timing because they move.
+quickest of that row. A share is that of the least time that the roofs allow, which are probed right after
+each timing because they move.
 """
 
 
@@ -142,9 +142,9 @@ def serving(kept: Kept) -> Iterator[str]:
     if rows:
         yield "## 32 clients over HTTP\n"
         yield (
-            "Each engine's own server, loaded by `membound bench`: 32 clients at once, 128 tokens of prompt, 128"
-            " of answer. Server and client share the cores, whichever engine it is. OpenVINO GenAI brings no"
-            " server: it runs in a plain HTTP loop around its continuous batching"
+            "Each engine's own server, loaded by `membound bench`: 32 clients at once, 128 tokens of prompt,"
+            " 128 of answer. Server and client share the cores, whichever engine it is. OpenVINO GenAI brings"
+            " no server: it runs in a plain HTTP loop around its continuous batching"
             " (`benchmarks/openvino_server.py`).\n"
         )
         head = (

@@ -5,6 +5,10 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+# Libraries try optional imports by names that files here have too, such as `kernels`.
+sys.path.remove(str(Path(__file__).parent))
 
 
 def serve(operations: dict[str, Callable[..., dict[str, object]]]) -> None:
