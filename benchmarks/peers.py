@@ -17,7 +17,7 @@ from typing import Any
 import results
 from explained import explain
 from peer_models import MODELS, file_for
-from serving import serve_in_turn
+from peer_serving import serve_in_turn
 from workers import RefusedError, Worker
 
 PROMPT, STEPS, PREFILL = 32, 24, 512
