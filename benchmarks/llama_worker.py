@@ -6,6 +6,7 @@ Runs in an environment of its own that holds llama-cpp-python and NumPy, never m
     {"op": "decode", "prompts": [[ids], ...], "steps": N} -> {"seconds": [per step]}
     {"op": "logprobs", "tokens": [ids]}                  -> {"nll": [per predicted token]}
     {"op": "tokenize", "text": TEXT}                     -> {"tokens"}
+    {"op": "quantize", "path": FILE, "target": FILE, "kind": N, "threads": N}
     {"op": "memory"}                                     -> {"peak_bytes"}
 
 The next token of a decode step is chosen by a NumPy argmax over the logits, which is quicker than
@@ -13,14 +14,11 @@ the library's own greedy sampler on large vocabularies, so the comparison favour
 """
 
 import ctypes
-import json
-import resource
-import sys
 import time
-from collections.abc import Callable
 
 import llama_cpp
 import numpy as np
+from worker_loop import peak, serve
 
 CONTEXT = 8192
 SEQUENCES = 32
@@ -35,7 +33,7 @@ class Worker:
             path.encode(), llama_cpp.llama_model_default_params()
         )
         if not self.model:
-            raise SystemExit(f"llama.cpp cannot load {path}")
+            raise RuntimeError(f"llama.cpp cannot load {path}")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = CONTEXT, 2048, 512, SEQUENCES
         params.n_threads = params.n_threads_batch = threads
@@ -57,7 +55,7 @@ class Worker:
             batch.logits[i] = logits
         status = llama_cpp.llama_decode(self.context, batch)
         if status:
-            raise SystemExit(f"llama_decode answered {status}")
+            raise RuntimeError(f"llama_decode answered {status}")
 
     def logits(self, row: int) -> np.ndarray:
         pointer = llama_cpp.llama_get_logits_ith(self.context, row)
@@ -103,8 +101,15 @@ class Worker:
         count = llama_cpp.llama_tokenize(self.vocab, data, len(data), room, len(room), False, False)
         return {"tokens": list(room[:count])}
 
-    def peak(self) -> dict[str, object]:
-        return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    def quantize(self, path: str, target: str, kind: int, threads: int) -> dict[str, object]:
+        """A file whose matrices are all of one kind (llama.cpp's number for it), from one of another."""
+        settings = llama_cpp.llama_model_quantize_default_params()
+        settings.ftype, settings.nthread = kind, threads
+        settings.allow_requantize = settings.pure = True
+        status = llama_cpp.llama_model_quantize(path.encode(), target.encode(), settings)
+        if status:
+            raise RuntimeError(f"llama_model_quantize answered {status}")
+        return {}
 
 
 def _ignore(level: int, text: bytes, data: ctypes.c_void_p) -> None:
@@ -115,17 +120,17 @@ def main() -> None:
     quiet = llama_cpp.llama_log_callback(_ignore)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     worker = Worker()
-    operations: dict[str, Callable[..., dict[str, object]]] = {
-        "load": worker.load,
-        "prefill": worker.prefill,
-        "decode": worker.decode,
-        "logprobs": worker.logprobs,
-        "tokenize": worker.tokenize,
-        "memory": worker.peak,
-    }
-    for line in sys.stdin:
-        command = json.loads(line)
-        print(json.dumps(operations[command.pop("op")](**command)), flush=True)
+    serve(
+        {
+            "load": worker.load,
+            "prefill": worker.prefill,
+            "decode": worker.decode,
+            "logprobs": worker.logprobs,
+            "tokenize": worker.tokenize,
+            "quantize": worker.quantize,
+            "memory": peak,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """membound, driven through its scheduler and native executor: the same commands as llama_worker.py.
 
-Each answer to `prefill` and `decode` also holds `limit_s`, the least time that the machine's roofs, probed
-right after at the same working set, allow for that work.
+Each answer to `prefill` and `decode` also says what a step did and where it stands: `placed`.
 """
 
-import json
-import resource
-import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from membound.measuring.speed import SpeedTest
+from worker_loop import peak, serve
+
+from membound.measuring.speed import SpeedTest, Timing
 
 
 class Worker:
@@ -26,31 +23,40 @@ class Worker:
 
     def prefill(self, tokens: list[int]) -> dict[str, Any]:
         timing = self.test.prefill(tokens)
-        return {"seconds": timing.seconds, "limit_s": timing.limit_s}
+        return {"seconds": timing.seconds, **placed(timing)}
 
     def decode(self, prompts: list[list[int]], steps: int) -> dict[str, Any]:
         timing = self.test.decode(prompts, steps)
-        return {"seconds": timing.step_seconds, "limit_s": timing.limit_s / len(timing.step_seconds)}
+        return {"seconds": timing.step_seconds, **placed(timing)}
 
     def logprobs(self, tokens: list[int]) -> dict[str, Any]:
         return {"nll": self.test.negative_log_likelihoods(tokens)}
 
-    def peak(self) -> dict[str, Any]:
-        return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+def placed(timing: Timing) -> dict[str, float]:
+    """Of one step: what it did and the least time for that, by the roofs probed right after."""
+    steps = len(timing.step_seconds)
+    return {
+        "limit_s": timing.limit_s / steps,
+        "flops": timing.placed.work.flops / steps,
+        "bytes": timing.placed.work.bytes / steps,
+        "weight_bytes": timing.placed.work.weight_bytes / steps,
+        "bandwidth_bytes_per_s": timing.roof.bandwidth_bytes_per_s,
+        "flops_per_s": timing.roof.flops_per_s,
+    }
 
 
 def main() -> None:
     worker = Worker()
-    operations: dict[str, Callable[..., dict[str, Any]]] = {
-        "load": worker.load,
-        "prefill": worker.prefill,
-        "decode": worker.decode,
-        "logprobs": worker.logprobs,
-        "memory": worker.peak,
-    }
-    for line in sys.stdin:
-        command = json.loads(line)
-        print(json.dumps(operations[command.pop("op")](**command)), flush=True)
+    serve(
+        {
+            "load": worker.load,
+            "prefill": worker.prefill,
+            "decode": worker.decode,
+            "logprobs": worker.logprobs,
+            "memory": peak,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -1,43 +1,33 @@
-"""Decode, prefill, load and memory of membound beside llama.cpp, interleaved in one run.
+"""Every engine timed beside the others on the same files and the same tokens, in turns.
 
-    .venv/bin/python benchmarks/peers.py [--models NAME ...] [--rounds N] [--write]
+    .venv/bin/python benchmarks/peers.py [--models NAME ...] [--peers NAME ...] [--columns NAME ...]
 
-Both engines load the model in processes of their own and take turns; a ratio is the median over the rounds of
-llama.cpp's seconds over membound's, so above 1 membound is faster. A share is the time that the machine's
-roofs, probed in the same round, would allow over the time membound took. `--write` puts the table into
-docs/speed.md. Run it on a quiet machine: a busy neighbour takes from whichever engine has its turn.
+What comes out is kept by model and column; `speed_page.py` makes the page of it, so several short runs can
+fill it. Engines run in processes and environments of their own; one that cannot be installed or refuses a
+file is kept as such. Run it on a quiet machine: a busy neighbour takes from whichever engine has its turn.
 """
 
 import argparse
-import datetime
 import os
 import random
 import statistics
-from dataclasses import dataclass
-from pathlib import Path
+import time
 from typing import Any
 
-from workers import Worker, llama_worker, membound_worker
+import results
+from explained import explain
+from peer_models import MODELS, file_for
+from peer_serving import serve_in_turn
+from workers import RefusedError, Worker
 
-from membound.hardware.probe import processor_name
-from membound.models.pull import pull
-
-MODELS = ("smollm2", "gemma3", "qwen0.5b", "qwen1.5b")
 PROMPT, STEPS, PREFILL = 32, 24, 512
-BATCHES = (1, 8, 32)
-PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
+BATCHES = {"b1": 1, "b8": 8, "b32": 32}
+TIMED = ("prefill", *BATCHES)
+COLUMNS = ("load", *TIMED, "memory", "serving", "explain")
+SETTLE_S = 0.3  # threads that spin a while after their work leave the cores to the next engine
+QUICK_LOAD_S = 3.0  # loads quicker than this are timed in every round
 
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement: tokens per second of both, the median ratio, and membound's share of the limit."""
-
-    model: str
-    what: str
-    ours: float
-    theirs: float
-    ratio: float
-    share: float | None
+Answers = dict[str, dict[str, Any]]  # by engine
 
 
 def ids(count: int, seed: int) -> list[int]:
@@ -45,90 +35,115 @@ def ids(count: int, seed: int) -> list[int]:
     return [random.Random(f"{seed}/{i}").randrange(1000, 20000) for i in range(count)]
 
 
-def measure(name: str, rounds: int, threads: int) -> list[Row]:
-    path = pull(name).path
-    load: dict[str, list[float]] = {"ours": [], "theirs": []}
-    ours, theirs = membound_worker(), llama_worker()
-    load["ours"].append(ours.call("load", path=str(path), threads=threads)["load_s"])
-    load["theirs"].append(theirs.call("load", path=str(path), threads=threads)["load_s"])
-    rows = [interleave(name, "prefill 512", ours, theirs, rounds, 0)]
-    rows += [interleave(name, f"decode b{batch}", ours, theirs, rounds, batch) for batch in BATCHES]
-    memory = [worker.call("memory")["peak_bytes"] / 1e6 for worker in (ours, theirs)]
-    ours.close()
-    theirs.close()
-    for _ in range(rounds - 1):
-        for key, start in (("ours", membound_worker), ("theirs", llama_worker)):
-            worker = start()
-            load[key].append(worker.call("load", path=str(path), threads=threads)["load_s"])
+class Loaded:
+    """The engines that loaded a model, and what those said that did not."""
+
+    def __init__(self, model: str, engines: list[str], threads: int) -> None:
+        self.model, self.threads = model, threads
+        self.workers: dict[str, Worker] = {}
+        self.loads: Answers = {}
+        for engine in engines:
+            self.start(engine)
+
+    def start(self, engine: str) -> None:
+        try:
+            path = file_for(engine, self.model, self.threads)
+            self.workers[engine] = worker = Worker(engine, self.threads)
+            answer = worker.call("load", path=str(path), threads=self.threads)
+        except RefusedError as refusal:
+            self.refuse(engine, refusal)
+            return
+        self.loads[engine] = {"version": answer["version"], "seconds": [answer["load_s"]]}
+
+    def refuse(self, engine: str, refusal: RefusedError) -> None:
+        self.loads[engine] = {"refused": str(refusal)}
+        worker = self.workers.pop(engine, None)
+        if worker is not None:
             worker.close()
-    seconds = {key: statistics.median(values) for key, values in load.items()}
-    ratio = statistics.median(b / a for a, b in zip(load["ours"], load["theirs"], strict=True))
-    rows.append(Row(name, "load, s", seconds["ours"], seconds["theirs"], ratio, None))
-    rows.append(Row(name, "peak resident, MB", memory[0], memory[1], memory[1] / memory[0], None))
-    return rows
+        print(f"  {engine}: {refusal}", flush=True)
+
+    def refused(self) -> Answers:
+        return {engine: load for engine, load in self.loads.items() if "refused" in load}
+
+    def in_turn(self, op: str, **arguments: Any) -> Answers:
+        """One call of each engine, one after the other."""
+        answers = {}
+        for engine, worker in list(self.workers.items()):
+            time.sleep(SETTLE_S)
+            try:
+                answers[engine] = worker.call(op, **arguments)
+            except RefusedError as refusal:
+                self.refuse(engine, refusal)
+        return answers
+
+    def reload(self, rounds: int) -> None:
+        """Load again in a new process what loads quickly; the file is in the page cache."""
+        for _ in range(rounds - 1):
+            for engine in list(self.workers):
+                seconds = self.loads[engine]["seconds"]
+                if seconds[0] < QUICK_LOAD_S:
+                    worker = Worker(engine, self.threads)
+                    path = file_for(engine, self.model, self.threads)
+                    seconds.append(worker.call("load", path=str(path), threads=self.threads)["load_s"])
+                    worker.close()
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
 
 
-def interleave(name: str, what: str, ours: Worker, theirs: Worker, rounds: int, batch: int) -> Row:
-    """Time both in turn, once unmeasured to warm up; batch 0 is a prefill."""
-    rates: dict[str, list[float]] = {"ours": [], "theirs": []}
-    shares = []
+def time_column(loaded: Loaded, column: str, rounds: int) -> Answers:
+    """Seconds of a step in each round, after one that warms up; ours also with the roofs beside it."""
+    kept: Answers = {engine: {"version": loaded.loads[engine]["version"]} for engine in loaded.workers}
     for turn in range(rounds + 1):
-        answers: dict[str, dict[str, Any]] = {}
-        for key, worker in (("ours", ours), ("theirs", theirs)):
-            if batch:
-                prompts = [ids(PROMPT, turn * 100 + row) for row in range(batch)]
-                answers[key] = worker.call("decode", prompts=prompts, steps=STEPS)
-                seconds = statistics.median(answers[key]["seconds"])
-            else:
-                answers[key] = worker.call("prefill", tokens=ids(PREFILL, turn))
-                seconds = answers[key]["seconds"]
-            if turn:
-                rates[key].append((batch or PREFILL) / seconds)
-                if key == "ours":
-                    shares.append(answers[key]["limit_s"] / seconds)
-    ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["theirs"], strict=True))
-    row = Row(
-        name,
-        what,
-        statistics.median(rates["ours"]),
-        statistics.median(rates["theirs"]),
-        ratio,
-        statistics.median(shares),
-    )
-    print(show(row), flush=True)
-    return row
+        if column == "prefill":
+            answers = loaded.in_turn("prefill", tokens=ids(PREFILL, turn))
+        else:
+            prompts = [ids(PROMPT, turn * 100 + row) for row in range(BATCHES[column])]
+            answers = loaded.in_turn("decode", prompts=prompts, steps=STEPS)
+        for engine, answer in answers.items():
+            if column != "prefill":
+                answer["seconds"] = statistics.median(answer["seconds"])
+            for name, value in answer.items():
+                if turn:
+                    kept[engine].setdefault(name, []).append(value)
+    return {engine: kept[engine] for engine in loaded.workers} | loaded.refused()
 
 
-def show(row: Row) -> str:
-    share = "" if row.share is None else f"{row.share:.0%}"
-    return f"| {row.model} | {row.what} | {row.ours:,.2f} | {row.theirs:,.2f} | {row.ratio:.2f} | {share} |"
+def measure(model: str, engines: list[str], wanted: list[str], rounds: int, threads: int) -> None:
+    def keep(column: str, answers: Answers) -> None:
+        results.keep(model, column, answers, threads, rounds)
+        print(f"  {column} kept", flush=True)
 
-
-HEAD = "| model | measure | membound | llama.cpp | ratio | share of the limit |\n|---|---|---|---|---|---|"
+    print(model, flush=True)
+    if set(wanted) & {"load", "memory", *TIMED}:
+        loaded = Loaded(model, engines, threads)
+        for column in [column for column in TIMED if column in wanted]:
+            keep(column, time_column(loaded, column, rounds))
+        if "memory" in wanted:
+            keep("memory", loaded.in_turn("memory") | loaded.refused())
+        if "load" in wanted:
+            loaded.reload(rounds)
+            keep("load", loaded.loads)
+        loaded.close()
+    if "serving" in wanted:
+        keep("serving", serve_in_turn(model, engines, rounds, threads))
+    if "explain" in wanted and "membound" in engines:
+        keep("explain", explain(model, threads))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--peers", nargs="+", default=results.ENGINES, choices=results.ENGINES)
+    parser.add_argument("--columns", nargs="+", default=COLUMNS, choices=COLUMNS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     wanted = parser.parse_args()
-    print(HEAD)
-    rows = [row for name in wanted.models for row in measure(name, wanted.rounds, wanted.threads)]
-    table = "\n".join([HEAD, *(show(row) for row in rows)])
-    if wanted.write:
-        PAGE.write_text(
-            "# Speed\n\n"
-            f"Generated by `benchmarks/peers.py --write` on {datetime.date.today()}, on {processor_name()},"
-            f" {wanted.threads} threads. Tokens per second unless said; ratios are membound over llama.cpp"
-            " (for load and memory llama.cpp over membound), medians of interleaved rounds, above 1 where"
-            " membound leads. The share is of the least time that the roofs, probed beside, allow.\n\n"
-            f"{table}\n"
-        )
-        print(f"written to {PAGE}")
+    for model in wanted.models:
+        measure(model, list(wanted.peers), list(wanted.columns), wanted.rounds, wanted.threads)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import math
 import sys
 from pathlib import Path
 
-from workers import llama_worker, membound_worker
+from workers import Worker
 
 from membound.models.pull import pull
 from membound.models.tokenizer import Tokenizer
@@ -45,8 +45,8 @@ def main() -> None:
         path = pull(name).path
         texts = windows(path, wanted.windows)
         perplexity = {}
-        for engine, start in (("llama.cpp", llama_worker), ("membound", membound_worker)):
-            worker = start()
+        for engine in ("llama.cpp", "membound"):
+            worker = Worker(engine, wanted.threads)
             worker.call("load", path=str(path), threads=wanted.threads)
             nll = [value for text in texts for value in worker.call("logprobs", tokens=text)["nll"]]
             perplexity[engine] = math.exp(sum(nll) / len(nll))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from membound.costs.roof import Roof
 from membound.errors import InputError
 from membound.executors.native import NativeExecutor
 from membound.measuring.ruler import Placed, Ruler
@@ -25,6 +26,7 @@ class Timing:
 
     step_seconds: list[float]
     placed: Placed
+    roof: Roof  # probed right after
 
     @property
     def seconds(self) -> float:
@@ -106,8 +108,8 @@ class SpeedTest:
         decoding = [index for index, record in enumerate(self.engine.log) if not record.chunks]
         timed = decoding or range(len(seconds))
         records = [self.engine.log[index] for index in timed]
-        placed = self.ruler.place(records, self.ruler.roof())
-        return Timing([seconds[index] for index in timed], placed)
+        roof = self.ruler.roof()
+        return Timing([seconds[index] for index in timed], self.ruler.place(records, roof), roof)
 
 
 def made_up(count: int, vocabulary: int, seed: int = 0) -> list[int]:
