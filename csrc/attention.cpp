@@ -41,6 +41,44 @@ int64_t Model::attention_floats() const {
     return int64_t{kQueryRows} * (3 * padded + 4);
 }
 
+// What readies heads of a row; `bias` is of all heads or empty.
+HeadInput Model::head_input(const Layer& layer, int64_t row, const Vector& bias, const Vector& weight, int head,
+                            float scale) const {
+    const Rope& rope = ropes_[layer.rope];
+    const int64_t turning = rope.elements(), at = positions_[row] * turning;
+    return {.bias = bias.empty() ? nullptr : bias.data() + int64_t{head} * layer.attention.head_dim,
+            .weight = weight.empty() ? nullptr : weight.data(),
+            .eps = norm_eps_,
+            .adjacent = rope.adjacent,
+            .turning = turning,
+            .cosines = cosines_[layer.rope].data() + at,
+            .sines = sines_[layer.rope].data() + at,
+            .scale = scale};
+}
+
+// The key and value of a row and KV head, into the cache.
+void Model::store_keys(const StepRows& rows, const Layer& layer, int64_t row, int kv_head) {
+    const AttentionShape& shape = layer.attention;
+    const int64_t at = int64_t{kv_head} * shape.head_dim;
+    float* key = k_.data() + row * layer.k.rows + at;
+    float* value = v_.data() + row * layer.v.rows + at;
+    vector_.ready_head(head_input(layer, row, layer.k_bias, layer.k_norm, kv_head, 1), key, shape.head_dim, key);
+    if (!layer.v_bias.empty()) vector_.add(value, layer.v_bias.data() + at, shape.head_dim);
+    const int32_t* table = rows.tables + int64_t{rows.slots[sequence_of_[row]]} * rows.table_width;
+    uint8_t* tile = layer.cache + table[positions_[row] / kBlockTokens] * layer.block_bytes +
+                    kv_head * 2 * kv_tile_bytes(kv_type_, shape.head_dim);
+    vector_.store_kv(kv_type_, key, value, shape.head_dim, positions_[row] % kBlockTokens, tile);
+}
+
+// One thread's share of a layer's new keys and values.
+void Model::store_keys(const StepRows& rows, const Layer& layer, int thread) {
+    const int64_t heads = layer.attention.kv_heads;
+    const Range mine = share(rows.rows * heads, thread, pool_.threads());
+    for (int64_t at = mine.begin; at < mine.end; ++at) {
+        store_keys(rows, layer, at / heads, static_cast<int>(at % heads));
+    }
+}
+
 void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
     AttentionPlan& plan = plans_[layer.plan];
     const AttentionShape& shape = layer.attention;
@@ -60,10 +98,18 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
         for (int row = 0; row < count; ++row) {
             const int token = row / item.heads, head = item.head + row % item.heads;
             const float* q = q_.data() + (item.first_row + token) * layer.q.rows + int64_t{head} * shape.head_dim;
-            for (int d = 0; d < shape.head_dim; ++d) queries[row * padded + d] = q[d] * layer.scale;
+            vector_.ready_head(head_input(layer, item.first_row + token, layer.q_bias, layer.q_norm, head, layer.scale),
+                               q, shape.head_dim, queries + row * padded);
             std::fill(queries + row * padded + shape.head_dim, queries + (row + 1) * padded, 0.0f);
             first_key[row] = item.first_key(shape.window, token);
             last_key[row] = item.first_position + token;
+        }
+        if (plan.keys_have_one_reader()) {
+            // Those that lie in the partitions attended to here.
+            for (int64_t token = 0; token < item.tokens; ++token) {
+                const int partition = (item.first_position + static_cast<int>(token)) / kPartitionTokens;
+                if (partition >= begin && partition < end) store_keys(rows, layer, item.first_row + token, item.kv_head);
+            }
         }
         const Cached cache = cached(item);
         const bool cut = end - begin < item.partitions;
@@ -104,8 +150,7 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
         for (int row = 0; row < count; ++row) {
             const int64_t token = item.first_row + row / item.heads, head = item.head + row % item.heads;
             float* out = attended_.data() + token * layer.q.rows + head * shape.head_dim;
-            const float inverse = 1.0f / whole.total[row];
-            for (int d = 0; d < shape.head_dim; ++d) out[d] = whole.values[row * padded + d] * inverse;
+            vector_.scale(whole.values + row * padded, 1.0f / whole.total[row], shape.head_dim, out);
         }
     });
 }

@@ -44,6 +44,7 @@ void AttentionPlan::make(const StepRows& rows, int threads) {
         }
     }
 
+    one_reader_ = static_cast<int64_t>(items_.size()) == rows.sequences * shape_.kv_heads;
     begins_.assign(threads + 1, units);
     first_item_.assign(threads, 0);
     for (int thread = 0; thread < threads; ++thread) {

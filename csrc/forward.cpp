@@ -19,15 +19,17 @@ uint8_t* aligned(std::vector<uint8_t>& bytes) {
 
 void Model::forward(const StepRows& rows, int thread) {
     const Lane lane = this->lane(rows.rows, thread);
-    turn_tables(rows, thread);
+    turn_tables(thread);
     embed(rows, lane);
     for (const Layer& layer : layers_) {
         norm(lane, layer.attn_norm);
         prepare(lane, lane.normed, rows.rows, hidden_, {&layer.q, &layer.k, &layer.v});
         multiply(lane, {{&layer.q, q_.data()}, {&layer.k, k_.data()}, {&layer.v, v_.data()}}, rows.rows);
         meet(thread, Phase::qkv);
-        attention_inputs(rows, layer, thread);
-        meet(thread, Phase::rotation);
+        if (!plans_[layer.plan].keys_have_one_reader()) {
+            store_keys(rows, layer, thread);
+            meet(thread, Phase::rotation);
+        }
         attention(rows, layer, thread);
         meet(thread, Phase::attention);
         prepare(lane, attended_.data(), rows.rows, layer.o.cols, {&layer.o});
@@ -72,17 +74,18 @@ Model::Lane Model::lane(int64_t rows, int thread) {
     return lane;
 }
 
-void Model::turn_tables(const StepRows& rows, int thread) {
-    const Range mine = share(rows.rows, thread, pool_.threads());
+// Rotations of the positions that no step has had yet.
+void Model::turn_tables(int thread) {
+    const Range mine = share(needed_positions_ - turned_positions_, thread, pool_.threads());
     for (size_t i = 0; i < ropes_.size(); ++i) {
         const Rope& rope = ropes_[i];
         const int64_t n = rope.elements();
-        for (int64_t row = mine.begin; row < mine.end; ++row) {
-            float* cosines = cosines_[i].data() + row * n;
-            float* sines = sines_[i].data() + row * n;
+        for (int64_t position = turned_positions_ + mine.begin; position < turned_positions_ + mine.end; ++position) {
+            float* cosines = cosines_[i].data() + position * n;
+            float* sines = sines_[i].data() + position * n;
             for (int64_t pair = 0; pair < n / 2; ++pair) {
                 // The angle is rounded to float32, as where the models were trained.
-                const double angle = static_cast<float>(positions_[row]) * rope.frequencies[pair];
+                const double angle = static_cast<float>(position) * rope.frequencies[pair];
                 const float c = static_cast<float>(std::cos(angle)) * rope.amplitude;
                 const float s = static_cast<float>(std::sin(angle)) * rope.amplitude;
                 const int64_t low = rope.adjacent ? 2 * pair : pair, high = rope.adjacent ? low + 1 : pair + n / 2;
@@ -99,7 +102,7 @@ void Model::embed(const StepRows& rows, const Lane& lane) {
     for (int64_t row = lane.rows.begin; row < lane.rows.end; ++row) {
         float* x = lane.x + row * hidden_;
         dequantize(embedding_.type, embedding_rows_.get() + rows.tokens[row] * row_bytes, hidden_, x);
-        if (embedding_scale_ != 1) vector_.scale(x, embedding_scale_, hidden_);
+        if (embedding_scale_ != 1) vector_.scale(x, embedding_scale_, hidden_, x);
     }
 }
 
@@ -140,38 +143,6 @@ void Model::multiply(const Lane& lane, std::initializer_list<Product> products, 
                              lane.prepared[static_cast<int>(activations_of(matrix.type))], rows, product.out, matrix.rows);
         }
         at += tiles(matrix.rows) * tile_bytes;
-    }
-}
-
-// Biases, norms of heads, rotations; keys and values into the cache.
-void Model::attention_inputs(const StepRows& rows, const Layer& layer, int thread) {
-    const AttentionShape& shape = layer.attention;
-    const Rope& rope = ropes_[layer.rope];
-    const int64_t dim = shape.head_dim, turning = rope.elements();
-    const auto rotate = rope.adjacent ? vector_.rotate_adjacent : vector_.rotate_halves;
-    const auto ready = [&](float* head, int64_t row, int64_t index, const Vector& bias, const Vector& weight) {
-        if (!bias.empty()) vector_.add(head, bias.data() + index * dim, dim);
-        if (!weight.empty()) vector_.rms_norm(head, weight.data(), norm_eps_, dim, head);
-        rotate(head, cosines_[layer.rope].data() + row * turning, sines_[layer.rope].data() + row * turning, turning);
-    };
-    const int64_t heads = shape.heads + shape.kv_heads;
-    const Range mine = share(rows.rows * heads, thread, pool_.threads());
-    for (int64_t at = mine.begin; at < mine.end; ++at) {
-        const int64_t row = at / heads, head = at % heads;
-        if (head < shape.heads) {
-            ready(q_.data() + row * layer.q.rows + head * dim, row, head, layer.q_bias, layer.q_norm);
-            continue;
-        }
-        const int64_t kv_head = head - shape.heads;
-        float* key = k_.data() + row * layer.k.rows + kv_head * dim;
-        float* value = v_.data() + row * layer.v.rows + kv_head * dim;
-        ready(key, row, kv_head, layer.k_bias, layer.k_norm);
-        if (!layer.v_bias.empty()) vector_.add(value, layer.v_bias.data() + kv_head * dim, dim);
-        const int32_t* table = rows.tables + int64_t{rows.slots[sequence_of_[row]]} * rows.table_width;
-        const int32_t position = positions_[row];
-        uint8_t* tile = layer.cache + table[position / kBlockTokens] * layer.block_bytes +
-                        kv_head * 2 * kv_tile_bytes(kv_type_, shape.head_dim);
-        vector_.store_kv(kv_type_, key, value, shape.head_dim, position % kBlockTokens, tile);
     }
 }
 

@@ -201,10 +201,6 @@ void Model::make_room(const StepRows& rows) {
     grow(gated_, n * feed_forward_width_);
     grow(branch_, n * hidden_);
     grow(logits_, rows.samples * vocab_);
-    for (size_t i = 0; i < ropes_.size(); ++i) {
-        grow(cosines_[i], n * ropes_[i].elements());
-        grow(sines_[i], n * ropes_[i].elements());
-    }
     grow(positions_, n);
     grow(sequence_of_, n);
     for (int64_t s = 0; s < rows.sequences; ++s) {
@@ -212,6 +208,11 @@ void Model::make_room(const StepRows& rows) {
             positions_[row] = rows.first_positions[s] + row - rows.starts[s];
             sequence_of_[row] = static_cast<int32_t>(s);
         }
+        needed_positions_ = std::max<int64_t>(needed_positions_, rows.first_positions[s] + rows.starts[s + 1] - rows.starts[s]);
+    }
+    for (size_t i = 0; i < ropes_.size(); ++i) {
+        grow(cosines_[i], needed_positions_ * ropes_[i].elements());
+        grow(sines_[i], needed_positions_ * ropes_[i].elements());
     }
 }
 
@@ -229,6 +230,7 @@ void Model::run(const StepRows& rows, const std::function<void(int)>& after) {
         forward(rows, thread);
         after(thread);
     });
+    turned_positions_ = needed_positions_;
     mark_all(Phase::waiting);
 }
 

@@ -149,19 +149,22 @@ class Model {
     void mark(int thread, Phase phase);
     void meet(int thread, Phase phase);
     Lane lane(int64_t rows, int thread);
-    void turn_tables(const StepRows& rows, int thread);
+    void turn_tables(int thread);
     void embed(const StepRows& rows, const Lane& lane);
     void norm(const Lane& lane, const Vector& weight);
     void prepare(const Lane& lane, const float* x, int64_t rows, int64_t columns,
                  std::initializer_list<const Matrix*> readers);
     void multiply(const Lane& lane, std::initializer_list<Product> products, int64_t rows);
-    void attention_inputs(const StepRows& rows, const Layer& layer, int thread);
     void gate_and_up(const Lane& lane, const Layer& layer, int64_t rows);
     void join(const Lane& lane, const Vector& bias, const Vector& post_norm);
     void head(const StepRows& rows, const Lane& lane);
 
     // Attention's part of it: attention.cpp.
     void attention(const StepRows& rows, const Layer& layer, int thread);
+    void store_keys(const StepRows& rows, const Layer& layer, int thread);
+    void store_keys(const StepRows& rows, const Layer& layer, int64_t row, int kv_head);
+    HeadInput head_input(const Layer& layer, int64_t row, const Vector& bias, const Vector& weight, int head,
+                         float scale) const;
     int64_t attention_floats() const;  // that it needs per thread
 
     int64_t hidden_, vocab_;
@@ -189,7 +192,8 @@ class Model {
     std::vector<Scratch> scratch_;  // (threads)
     Buffers shared_;
     std::vector<float> q_, k_, v_, attended_, gate_, gated_, branch_, logits_;  // (rows, elements)
-    std::vector<std::vector<float>> cosines_, sines_;                           // per rope: (rows, elements)
+    std::vector<std::vector<float>> cosines_, sines_;                           // per rope: (positions, elements)
+    int64_t turned_positions_ = 0, needed_positions_ = 0;                       // of them filled, and for this step
     std::vector<int32_t> positions_;                                            // (rows)
     std::vector<int32_t> sequence_of_;                                          // (rows)
 };
