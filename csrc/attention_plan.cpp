@@ -36,8 +36,8 @@ void AttentionPlan::make(const StepRows& rows, int threads) {
                         const int64_t low = std::max<int64_t>(first, int64_t{p} * kPartitionTokens);
                         const int64_t high = std::min<int64_t>(last + 1, int64_t{p + 1} * kPartitionTokens);
                         costs.push_back(cost);
-                        // Reading a key costs about as much as two rows' arithmetic with it; a row itself some keys.
-                        cost += (high - low + kBlockTokens) * (tokens * heads + 2);
+                        // Reading a key costs about as much as eight rows' arithmetic with it; a row itself some keys.
+                        cost += (high - low + kBlockTokens) * (tokens * heads + 8);
                     }
                 }
             }
