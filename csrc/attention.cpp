@@ -14,24 +14,38 @@ struct Sums {
     Sums(float* at, int rows) : greatest(at), total(at + rows), values(at + 2 * rows) {}
 };
 
-// Where the blocks of one sequence stand.
+// Where the blocks of one sequence stand, of a layer and a KV head.
 struct Cached {
-    const uint8_t* head;  // block 0 of the layer, from the KV head on
+    const uint8_t* head;  // of block 0
     int64_t block_bytes, half_bytes;
     const int32_t* table;
-
-    const uint8_t* keys(int block) const { return head + table[block] * block_bytes; }
-    const uint8_t* values(int block) const { return keys(block) + half_bytes; }
 };
 
 // The blocks of an item that lie in a partition.
 struct Blocks {
+    Cached cached;
     int begin, end;
 
-    Blocks(const AttentionItem& item, int partition, int64_t window)
-        : begin(std::max(partition * kPartitionBlocks, item.first_key(window) / kBlockTokens)),
+    Blocks(const Cached& cached, const AttentionItem& item, int partition, int64_t window)
+        : cached(cached), begin(std::max(partition * kPartitionBlocks, item.first_key(window) / kBlockTokens)),
           end(std::min((partition + 1) * kPartitionBlocks, item.last_position() / kBlockTokens + 1)) {}
+
+    int count() const { return end - begin; }
+    // The keys of each block in order, then the values of each; beyond them the last.
+    const uint8_t* half(int index) const {
+        index = std::min(index, 2 * count() - 1);
+        const bool values = index >= count();
+        const int32_t block = cached.table[begin + index - (values ? count() : 0)];
+        return cached.head + block * cached.block_bytes + (values ? cached.half_bytes : 0);
+    }
 };
+
+// So many tokens before their turn queries are fetched: those of one KV head do not lie together.
+constexpr int kTokensAhead = 2;
+
+void fetch(const float* from, int count) {
+    for (int i = 0; i < count; i += 16) __builtin_prefetch(from + i);
+}
 
 }  // namespace
 
@@ -39,6 +53,57 @@ int64_t Model::attention_floats() const {
     int padded = 0;
     for (const AttentionPlan& plan : plans_) padded = std::max(padded, padded_head(plan.shape().head_dim));
     return int64_t{kQueryRows} * (3 * padded + 4);
+}
+
+// What readies heads of a row; `bias` is of all heads or empty.
+HeadInput Model::head_input(const Layer& layer, int64_t row, const Vector& bias, const Vector& weight, int head,
+                            float scale) const {
+    const Rope& rope = ropes_[layer.rope];
+    const int64_t turning = rope.elements(), at = positions_[row] * turning;
+    return {.bias = bias.empty() ? nullptr : bias.data() + int64_t{head} * layer.attention.head_dim,
+            .weight = weight.empty() ? nullptr : weight.data(),
+            .eps = norm_eps_,
+            .adjacent = rope.adjacent,
+            .turning = turning,
+            .cosines = cosines_[layer.rope].data() + at,
+            .sines = sines_[layer.rope].data() + at,
+            .scale = scale};
+}
+
+// The key and value of a row and KV head, into the cache.
+void Model::store_key(const StepRows& rows, const Layer& layer, int64_t row, int kv_head) {
+    const AttentionShape& shape = layer.attention;
+    const int64_t at = int64_t{kv_head} * shape.head_dim;
+    float* key = k_.data() + row * layer.k.rows + at;
+    float* value = v_.data() + row * layer.v.rows + at;
+    vector_.ready_head(head_input(layer, row, layer.k_bias, layer.k_norm, kv_head, 1), key, shape.head_dim, key);
+    if (!layer.v_bias.empty()) vector_.add(value, layer.v_bias.data() + at, shape.head_dim);
+    const int32_t* table = rows.tables + int64_t{rows.slots[sequence_of_[row]]} * rows.table_width;
+    uint8_t* tile = layer.cache + table[positions_[row] / kBlockTokens] * layer.block_bytes +
+                    kv_head * 2 * kv_tile_bytes(kv_type_, shape.head_dim);
+    vector_.store_kv(kv_type_, key, value, shape.head_dim, positions_[row] % kBlockTokens, tile);
+}
+
+// One thread's share of a layer's new keys and values.
+void Model::store_keys(const StepRows& rows, const Layer& layer, int thread) {
+    const int64_t heads = layer.attention.kv_heads;
+    const Range mine = share(rows.rows * heads, thread, pool_.threads());
+    for (int64_t at = mine.begin; at < mine.end; ++at) {
+        store_key(rows, layer, at / heads, static_cast<int>(at % heads));
+    }
+}
+
+// The query rows of an item, scaled: (item.rows(), padded head_dim).
+void Model::ready_queries(const Layer& layer, const AttentionItem& item, float* queries) const {
+    const int dim = layer.attention.head_dim, padded = padded_head(dim);
+    for (int row = 0; row < item.rows(); ++row, queries += padded) {
+        const int token = row / item.heads, head = item.head + row % item.heads;
+        const float* q = q_.data() + (item.first_row + token) * layer.q.rows + int64_t{head} * dim;
+        if (token + kTokensAhead < item.tokens) fetch(q + kTokensAhead * layer.q.rows, dim);
+        const HeadInput input = head_input(layer, item.first_row + token, layer.q_bias, layer.q_norm, head, layer.scale);
+        vector_.ready_head(input, q, dim, queries);
+        std::fill(queries + dim, queries + padded, 0.0f);
+    }
 }
 
 void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
@@ -49,23 +114,27 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
     float* whole_at = queries + kQueryRows * padded;
     float* part_at = whole_at + kQueryRows * (padded + 2);
     int32_t first_key[kQueryRows], last_key[kQueryRows];
+    const uint8_t* halves[2 * kPartitionBlocks + kHalvesAhead];
 
-    const auto cached = [&](const AttentionItem& item) {
+    const auto blocks_of = [&](const AttentionItem& item, int partition) {
         const int64_t half = kv_tile_bytes(kv_type_, shape.head_dim);
-        return Cached{layer.cache + item.kv_head * 2 * half, layer.block_bytes, half,
-                      rows.tables + int64_t{rows.slots[item.sequence]} * rows.table_width};
+        const int32_t* table = rows.tables + int64_t{rows.slots[item.sequence]} * rows.table_width;
+        return Blocks({layer.cache + item.kv_head * 2 * half, layer.block_bytes, half, table}, item, partition, shape.window);
     };
     plan.each(thread, [&](const AttentionItem& item, int begin, int end, const AttentionItem* next_item) {
         const int count = item.rows();
+        ready_queries(layer, item, queries);
         for (int row = 0; row < count; ++row) {
-            const int token = row / item.heads, head = item.head + row % item.heads;
-            const float* q = q_.data() + (item.first_row + token) * layer.q.rows + int64_t{head} * shape.head_dim;
-            for (int d = 0; d < shape.head_dim; ++d) queries[row * padded + d] = q[d] * layer.scale;
-            std::fill(queries + row * padded + shape.head_dim, queries + (row + 1) * padded, 0.0f);
-            first_key[row] = item.first_key(shape.window, token);
-            last_key[row] = item.first_position + token;
+            first_key[row] = item.first_key(shape.window, row / item.heads);
+            last_key[row] = item.first_position + row / item.heads;
         }
-        const Cached cache = cached(item);
+        if (plan.keys_have_one_reader()) {
+            // Those that lie in the partitions attended to here.
+            for (int token = 0; token < item.tokens; ++token) {
+                const int partition = (item.first_position + token) / kPartitionTokens;
+                if (partition >= begin && partition < end) store_key(rows, layer, item.first_row + token, item.kv_head);
+            }
+        }
         const bool cut = end - begin < item.partitions;
         Sums whole(whole_at, count), part(part_at, count);
         const auto join = [&](const Sums& next) {
@@ -75,24 +144,14 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
             }
         };
         for (int partition = begin; partition < end; ++partition) {
-            const Blocks blocks(item, partition, shape.window);
-            const int here = blocks.end - blocks.begin;
-            const uint8_t* halves[2 * kPartitionBlocks + kHalvesAhead];
-            for (int i = 0; i < here; ++i) {
-                halves[i] = cache.keys(blocks.begin + i);
-                halves[here + i] = cache.values(blocks.begin + i);
-            }
-            const bool stays = partition + 1 < end || !next_item;
-            const AttentionItem& following = stays ? item : *next_item;
-            const Blocks ahead(following, partition + 1 < end ? partition + 1 : following.first_partition, shape.window);
-            const Cached ahead_cache = cached(following);
-            for (int i = 0; i < kHalvesAhead; ++i) {
-                const int left = ahead.end - ahead.begin;
-                halves[2 * here + i] = i < left ? ahead_cache.keys(ahead.begin + i)
-                                                : ahead_cache.values(ahead.begin + std::min(i - left, left - 1));
-            }
-            const Sums& to = cut ? Sums(plan.partial(item, partition), count) : partition == begin ? whole : part;
-            vector_.attend({kv_type_, padded, count, queries, first_key, last_key, blocks.begin, here, halves,
+            const Blocks blocks = blocks_of(item, partition);
+            const Blocks ahead = partition + 1 < end ? blocks_of(item, partition + 1)
+                                 : next_item         ? blocks_of(*next_item, next_item->first_partition)
+                                                     : blocks;
+            for (int i = 0; i < 2 * blocks.count(); ++i) halves[i] = blocks.half(i);
+            for (int i = 0; i < kHalvesAhead; ++i) halves[2 * blocks.count() + i] = ahead.half(i);
+            const Sums to = cut ? Sums(plan.partial(item, partition), count) : partition == begin ? whole : part;
+            vector_.attend({kv_type_, padded, count, queries, first_key, last_key, blocks.begin, blocks.count(), halves,
                             to.greatest, to.total, to.values});
             if (!cut && partition > begin) join(part);
         }
@@ -103,9 +162,8 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
         }
         for (int row = 0; row < count; ++row) {
             const int64_t token = item.first_row + row / item.heads, head = item.head + row % item.heads;
-            float* out = attended_.data() + token * layer.q.rows + head * shape.head_dim;
-            const float inverse = 1.0f / whole.total[row];
-            for (int d = 0; d < shape.head_dim; ++d) out[d] = whole.values[row * padded + d] * inverse;
+            vector_.scale(whole.values + row * padded, 1.0f / whole.total[row], shape.head_dim,
+                          attended_.data() + token * layer.q.rows + head * shape.head_dim);
         }
     });
 }

@@ -36,14 +36,15 @@ void AttentionPlan::make(const StepRows& rows, int threads) {
                         const int64_t low = std::max<int64_t>(first, int64_t{p} * kPartitionTokens);
                         const int64_t high = std::min<int64_t>(last + 1, int64_t{p + 1} * kPartitionTokens);
                         costs.push_back(cost);
-                        // Reading a key costs about as much as two rows' arithmetic with it; a row itself some keys.
-                        cost += (high - low + kBlockTokens) * (tokens * heads + 2);
+                        // Reading a key costs about as much as eight rows' arithmetic with it; a row itself some keys.
+                        cost += (high - low + kBlockTokens) * (tokens * heads + 8);
                     }
                 }
             }
         }
     }
 
+    one_reader_ = static_cast<int64_t>(items_.size()) == rows.sequences * shape_.kv_heads;
     begins_.assign(threads + 1, units);
     first_item_.assign(threads, 0);
     for (int thread = 0; thread < threads; ++thread) {

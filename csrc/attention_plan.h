@@ -45,6 +45,9 @@ class AttentionPlan {
     const AttentionShape& shape() const { return shape_; }
     void make(const StepRows& rows, int threads);
 
+    // Whether whoever attends to a key may store it: no other item, and no other part of its item, reads it.
+    bool keys_have_one_reader() const { return one_reader_; }
+
     // Calls work(item, first partition, last partition + 1, the item after it or null) for what belongs to a thread.
     template <typename Work>
     void each(int thread, const Work& work) const {
@@ -82,6 +85,7 @@ class AttentionPlan {
     std::vector<float> scratch_;
     std::unique_ptr<std::atomic<int>[]> arrived_;  // (items)
     size_t arrived_size_ = 0;
+    bool one_reader_ = false;
 };
 
 }  // namespace membound

@@ -1,6 +1,7 @@
 // One thread's walk through a step.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "model.h"
 
@@ -11,38 +12,63 @@ namespace {
 // With many rows, so many tiles of gate and up are computed before they are activated: while they are in the cache.
 constexpr int64_t kGateTiles = 16;
 
-uint8_t* aligned(std::vector<uint8_t>& bytes) {
-    return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) / 64 * 64);
+// Logits of which only the greatest are wanted are computed so many at a time: while they are in the cache.
+constexpr int64_t kLogitsTogether = 32768;
+
+// Rows that pass through several operations together, so that they stay in the cache; what matrix products group.
+constexpr int64_t kRowsTogether = 16;
+
+// Calls work(lane of some rows) for all rows of a lane.
+template <typename Lane, typename Work>
+void in_groups(const Lane& lane, const Work& work) {
+    Lane group = lane;
+    for (int64_t row = lane.rows.begin; row < lane.rows.end; row += kRowsTogether) {
+        group.rows = {row, std::min(row + kRowsTogether, lane.rows.end)};
+        work(group);
+    }
 }
 
 }  // namespace
 
 void Model::forward(const StepRows& rows, int thread) {
     const Lane lane = this->lane(rows.rows, thread);
-    turn_tables(rows, thread);
+    turn_tables(thread);
     embed(rows, lane);
+    const Layer* before = nullptr;
     for (const Layer& layer : layers_) {
-        norm(lane, layer.attn_norm);
-        prepare(lane, lane.normed, rows.rows, hidden_, {&layer.q, &layer.k, &layer.v});
+        in_groups(lane, [&](const Lane& group) {
+            if (before) join(group, {}, before->post_ffw_norm);
+            norm(group, layer.attn_norm);
+            prepare(group, lane.normed, rows.rows, hidden_, {&layer.q, &layer.k, &layer.v});
+        });
+        prepared(lane);
         multiply(lane, {{&layer.q, q_.data()}, {&layer.k, k_.data()}, {&layer.v, v_.data()}}, rows.rows);
         meet(thread, Phase::qkv);
-        attention_inputs(rows, layer, thread);
-        meet(thread, Phase::rotation);
+        if (!plans_[layer.plan].keys_have_one_reader()) {
+            store_keys(rows, layer, thread);
+            meet(thread, Phase::rotation);
+        }
         attention(rows, layer, thread);
         meet(thread, Phase::attention);
         prepare(lane, attended_.data(), rows.rows, layer.o.cols, {&layer.o});
+        prepared(lane);
         multiply(lane, {{&layer.o, branch_.data()}}, rows.rows);
         meet(thread, Phase::output);
-        join(lane, layer.o_bias, layer.post_attention_norm);
-        norm(lane, layer.ffn_norm);
-        prepare(lane, lane.normed, rows.rows, hidden_, {&layer.gate, &layer.up});
+        in_groups(lane, [&](const Lane& group) {
+            join(group, layer.o_bias, layer.post_attention_norm);
+            norm(group, layer.ffn_norm);
+            prepare(group, lane.normed, rows.rows, hidden_, {&layer.gate, &layer.up});
+        });
+        prepared(lane);
         gate_and_up(lane, layer, rows.rows);
         meet(thread, Phase::gate_up);
         prepare(lane, gated_.data(), rows.rows, layer.down.cols, {&layer.down});
+        prepared(lane);
         multiply(lane, {{&layer.down, branch_.data()}}, rows.rows);
         meet(thread, Phase::down);
-        join(lane, {}, layer.post_ffw_norm);
+        before = &layer;
     }
+    if (before) join(lane, {}, before->post_ffw_norm);
     mark(thread, Phase::norms);
     if (rows.samples > 0) head(rows, lane);
 }
@@ -68,21 +94,22 @@ Model::Lane Model::lane(int64_t rows, int thread) {
     Buffers& buffers = lane.alone ? scratch_[thread].alone : shared_;
     lane.x = buffers.x.data();
     lane.normed = buffers.normed.data();
-    for (int kind = 0; kind < 2; ++kind) lane.prepared[kind] = aligned(buffers.prepared[kind]);
+    for (int kind = 0; kind < 2; ++kind) lane.prepared[kind] = buffers.prepared[kind].data();
     return lane;
 }
 
-void Model::turn_tables(const StepRows& rows, int thread) {
-    const Range mine = share(rows.rows, thread, pool_.threads());
+// Rotations of the positions that no step has had yet.
+void Model::turn_tables(int thread) {
+    const Range mine = share(needed_positions_ - turned_positions_, thread, pool_.threads());
     for (size_t i = 0; i < ropes_.size(); ++i) {
         const Rope& rope = ropes_[i];
         const int64_t n = rope.elements();
-        for (int64_t row = mine.begin; row < mine.end; ++row) {
-            float* cosines = cosines_[i].data() + row * n;
-            float* sines = sines_[i].data() + row * n;
+        for (int64_t position = turned_positions_ + mine.begin; position < turned_positions_ + mine.end; ++position) {
+            float* cosines = cosines_[i].data() + position * n;
+            float* sines = sines_[i].data() + position * n;
             for (int64_t pair = 0; pair < n / 2; ++pair) {
                 // The angle is rounded to float32, as where the models were trained.
-                const double angle = static_cast<float>(positions_[row]) * rope.frequencies[pair];
+                const double angle = static_cast<float>(position) * rope.frequencies[pair];
                 const float c = static_cast<float>(std::cos(angle)) * rope.amplitude;
                 const float s = static_cast<float>(std::sin(angle)) * rope.amplitude;
                 const int64_t low = rope.adjacent ? 2 * pair : pair, high = rope.adjacent ? low + 1 : pair + n / 2;
@@ -99,7 +126,7 @@ void Model::embed(const StepRows& rows, const Lane& lane) {
     for (int64_t row = lane.rows.begin; row < lane.rows.end; ++row) {
         float* x = lane.x + row * hidden_;
         dequantize(embedding_.type, embedding_rows_.get() + rows.tokens[row] * row_bytes, hidden_, x);
-        if (embedding_scale_ != 1) vector_.scale(x, embedding_scale_, hidden_);
+        if (embedding_scale_ != 1) vector_.scale(x, embedding_scale_, hidden_, x);
     }
 }
 
@@ -109,7 +136,7 @@ void Model::norm(const Lane& lane, const Vector& weight) {
     }
 }
 
-// Makes x (rows, columns) ready for the matrices that read it; whoever shares the rows meets at a barrier.
+// Makes this lane's rows of x (rows, columns) ready for the matrices that read them.
 void Model::prepare(const Lane& lane, const float* x, int64_t rows, int64_t columns,
                     std::initializer_list<const Matrix*> readers) {
     for (Activations kind : {Activations::quantized, Activations::floats}) {
@@ -118,6 +145,10 @@ void Model::prepare(const Lane& lane, const float* x, int64_t rows, int64_t colu
         matmul_.prepare(kind, x, columns, rows, columns, lane.rows.begin, lane.rows.end,
                         lane.prepared[static_cast<int>(kind)]);
     }
+}
+
+// All rows are ready: whoever shares them meets.
+void Model::prepared(const Lane& lane) {
     lane.alone ? mark(lane.index, Phase::norms) : meet(lane.index, Phase::norms);
 }
 
@@ -140,38 +171,6 @@ void Model::multiply(const Lane& lane, std::initializer_list<Product> products, 
                              lane.prepared[static_cast<int>(activations_of(matrix.type))], rows, product.out, matrix.rows);
         }
         at += tiles(matrix.rows) * tile_bytes;
-    }
-}
-
-// Biases, norms of heads, rotations; keys and values into the cache.
-void Model::attention_inputs(const StepRows& rows, const Layer& layer, int thread) {
-    const AttentionShape& shape = layer.attention;
-    const Rope& rope = ropes_[layer.rope];
-    const int64_t dim = shape.head_dim, turning = rope.elements();
-    const auto rotate = rope.adjacent ? vector_.rotate_adjacent : vector_.rotate_halves;
-    const auto ready = [&](float* head, int64_t row, int64_t index, const Vector& bias, const Vector& weight) {
-        if (!bias.empty()) vector_.add(head, bias.data() + index * dim, dim);
-        if (!weight.empty()) vector_.rms_norm(head, weight.data(), norm_eps_, dim, head);
-        rotate(head, cosines_[layer.rope].data() + row * turning, sines_[layer.rope].data() + row * turning, turning);
-    };
-    const int64_t heads = shape.heads + shape.kv_heads;
-    const Range mine = share(rows.rows * heads, thread, pool_.threads());
-    for (int64_t at = mine.begin; at < mine.end; ++at) {
-        const int64_t row = at / heads, head = at % heads;
-        if (head < shape.heads) {
-            ready(q_.data() + row * layer.q.rows + head * dim, row, head, layer.q_bias, layer.q_norm);
-            continue;
-        }
-        const int64_t kv_head = head - shape.heads;
-        float* key = k_.data() + row * layer.k.rows + kv_head * dim;
-        float* value = v_.data() + row * layer.v.rows + kv_head * dim;
-        ready(key, row, kv_head, layer.k_bias, layer.k_norm);
-        if (!layer.v_bias.empty()) vector_.add(value, layer.v_bias.data() + kv_head * dim, dim);
-        const int32_t* table = rows.tables + int64_t{rows.slots[sequence_of_[row]]} * rows.table_width;
-        const int32_t position = positions_[row];
-        uint8_t* tile = layer.cache + table[position / kBlockTokens] * layer.block_bytes +
-                        kv_head * 2 * kv_tile_bytes(kv_type_, shape.head_dim);
-        vector_.store_kv(kv_type_, key, value, shape.head_dim, position % kBlockTokens, tile);
     }
 }
 
@@ -214,7 +213,7 @@ void Model::join(const Lane& lane, const Vector& bias, const Vector& post_norm) 
     }
 }
 
-// Logits of the sampled rows.
+// Logits of the sampled rows, or the greatest of each thread's share of them.
 void Model::head(const StepRows& rows, const Lane& lane) {
     if (!lane.alone) meet(lane.index, Phase::norms);  // the rows may be another thread's
     const Lane top = this->lane(rows.samples, lane.index);
@@ -223,8 +222,36 @@ void Model::head(const StepRows& rows, const Lane& lane) {
                          top.normed + sample * hidden_);
     }
     prepare(top, top.normed, rows.samples, hidden_, {&head_});
-    multiply(top, {{&head_, logits_.data()}}, rows.samples);
+    prepared(top);
+    if (rows.greatest_only) {
+        greatest_logits(top, rows.samples);
+    } else {
+        multiply(top, {{&head_, logits_.data()}}, rows.samples);
+    }
     mark(lane.index, Phase::head);
+}
+
+void Model::greatest_logits(const Lane& lane, int64_t samples) {
+    const Range mine = share(tiles(vocab_), lane.index, pool_.threads());
+    const int64_t tile_bytes = static_cast<int64_t>(packed_bytes(head_.type, kTileRows, hidden_));
+    // Whole tiles by the sixteen, as products take them best.
+    const int64_t together = std::max<int64_t>(kLogitsTogether / samples / (16 * kTileRows), 1) * 16;
+    Buffer<float>& logits = scratch_[lane.index].logits;
+    if (static_cast<int64_t>(logits.size()) < samples * together * kTileRows) logits.resize(samples * together * kTileRows);
+    Greatest* greatest = greatest_.data() + lane.index * samples;
+    std::fill(greatest, greatest + samples, Greatest{-std::numeric_limits<float>::infinity(), 0});
+    for (int64_t tile = mine.begin; tile < mine.end; tile += together) {
+        const int64_t begin = tile * kTileRows;
+        const int64_t count = std::min((tile + std::min(together, mine.end - tile)) * kTileRows, vocab_) - begin;
+        const Matrix part{head_.type, count, hidden_, head_.data + tile * tile_bytes};
+        matmul_.multiply(part, 0, tiles(count), lane.prepared[static_cast<int>(activations_of(head_.type))], samples,
+                         logits.data(), count);
+        for (int64_t sample = 0; sample < samples; ++sample) {
+            const float* row = logits.data() + sample * count;
+            const int64_t best = vector_.argmax(row, count);
+            if (row[best] > greatest[sample].logit) greatest[sample] = {row[best], static_cast<int32_t>(begin + best)};
+        }
+    }
 }
 
 }  // namespace membound

@@ -7,8 +7,8 @@ namespace membound {
 
 namespace {
 
-template <typename T>
-void grow(std::vector<T>& buffer, int64_t size) {
+template <typename Array>
+void grow(Array& buffer, int64_t size) {
     if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
 }
 
@@ -185,7 +185,7 @@ void Model::make_room(const StepRows& rows) {
         grow(buffers.x, count * hidden_);
         grow(buffers.normed, count * hidden_);
         for (Activations kind : {Activations::quantized, Activations::floats}) {
-            grow(buffers.prepared[static_cast<int>(kind)], static_cast<int64_t>(activation_bytes(kind, count, widest_)) + 64);
+            grow(buffers.prepared[static_cast<int>(kind)], static_cast<int64_t>(activation_bytes(kind, count, widest_)));
         }
     };
     if (n > kAloneRows) fit(shared_, n);
@@ -200,11 +200,8 @@ void Model::make_room(const StepRows& rows) {
     grow(gate_, n * feed_forward_width_);
     grow(gated_, n * feed_forward_width_);
     grow(branch_, n * hidden_);
-    grow(logits_, rows.samples * vocab_);
-    for (size_t i = 0; i < ropes_.size(); ++i) {
-        grow(cosines_[i], n * ropes_[i].elements());
-        grow(sines_[i], n * ropes_[i].elements());
-    }
+    if (!rows.greatest_only) grow(logits_, rows.samples * vocab_);
+    grow(greatest_, rows.samples * pool_.threads());
     grow(positions_, n);
     grow(sequence_of_, n);
     for (int64_t s = 0; s < rows.sequences; ++s) {
@@ -212,6 +209,11 @@ void Model::make_room(const StepRows& rows) {
             positions_[row] = rows.first_positions[s] + row - rows.starts[s];
             sequence_of_[row] = static_cast<int32_t>(s);
         }
+        needed_positions_ = std::max<int64_t>(needed_positions_, rows.first_positions[s] + rows.starts[s + 1] - rows.starts[s]);
+    }
+    for (size_t i = 0; i < ropes_.size(); ++i) {
+        grow(cosines_[i], needed_positions_ * ropes_[i].elements());
+        grow(sines_[i], needed_positions_ * ropes_[i].elements());
     }
 }
 
@@ -229,6 +231,7 @@ void Model::run(const StepRows& rows, const std::function<void(int)>& after) {
         forward(rows, thread);
         after(thread);
     });
+    turned_positions_ = needed_positions_;
     mark_all(Phase::waiting);
 }
 
@@ -254,42 +257,40 @@ const float* Model::logits(const StepRows& rows) {
 
 void Model::sample(const StepRows& rows, const std::vector<const RowSampling*>& settings, int32_t* out,
                    std::vector<RowLogprobs>* logprobs) {
-    const int threads = pool_.threads();
-    const auto plain = [&](int64_t sample) { return settings.empty() || !settings[sample] || settings[sample]->plain(); };
+    const auto plain = [](const RowSampling* row) { return !row || row->plain(); };
     if (!settings.empty() && static_cast<int64_t>(settings.size()) != rows.samples) refuse("one setting per sample");
     for (const RowSampling* row : settings) {
         if (row) check_history(*row, vocab_);
     }
     if (logprobs) logprobs->resize(rows.samples);
-    std::vector<int64_t> best(threads * rows.samples);
+    if (std::all_of(settings.begin(), settings.end(), plain)) return take_greatest(rows, out);
     run(rows, [&](int thread) {
         meet(thread, Phase::head);
-        const Range columns = share(vocab_, thread, threads, kTileRows);
-        for (int64_t sample = 0; sample < rows.samples; ++sample) {
-            if (!plain(sample) || columns.begin == columns.end) continue;
-            const float* row = logits_.data() + sample * vocab_;
-            best[sample * threads + thread] =
-                columns.begin + vector_.argmax(row + columns.begin, columns.end - columns.begin);
-        }
-        meet(thread, Phase::sampling);
-        const Range mine = share(rows.samples, thread, threads);
+        static const RowSampling greedy;
+        const Range mine = share(rows.samples, thread, pool_.threads());
         for (int64_t sample = mine.begin; sample < mine.end; ++sample) {
-            float* row = logits_.data() + sample * vocab_;
-            if (plain(sample)) {
-                // Columns ascend with threads, and untouched entries are column 0: the first of equals wins.
-                int64_t chosen = best[sample * threads];
-                for (int other = 1; other < threads; ++other) {
-                    const int64_t candidate = best[sample * threads + other];
-                    if (row[candidate] > row[chosen]) chosen = candidate;
-                }
-                out[sample] = static_cast<int32_t>(chosen);
-            } else {
-                out[sample] = sample_row(vector_, *settings[sample], positions_[rows.sample_rows[sample]] + 1, row, vocab_,
-                                         scratch_[thread].sampling, logprobs ? &(*logprobs)[sample] : nullptr);
-            }
+            const RowSampling& row = settings[sample] ? *settings[sample] : greedy;
+            out[sample] = sample_row(vector_, row, positions_[rows.sample_rows[sample]] + 1,
+                                     logits_.data() + sample * vocab_, vocab_, scratch_[thread].sampling,
+                                     logprobs ? &(*logprobs)[sample] : nullptr);
         }
         mark(thread, Phase::sampling);
     });
+}
+
+void Model::take_greatest(const StepRows& rows, int32_t* out) {
+    StepRows step = rows;
+    step.greatest_only = true;
+    run(step, [](int) {});
+    for (int64_t sample = 0; sample < rows.samples; ++sample) {
+        // Columns ascend with threads: the first of equals wins.
+        Greatest best = greatest_[sample];
+        for (int thread = 1; thread < pool_.threads(); ++thread) {
+            const Greatest& other = greatest_[thread * rows.samples + sample];
+            if (other.logit > best.logit) best = other;
+        }
+        out[sample] = best.token;
+    }
 }
 
 }  // namespace membound

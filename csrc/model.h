@@ -15,6 +15,7 @@
 
 #include "arena.h"
 #include "attention_plan.h"
+#include "buffer.h"
 #include "isa.h"
 #include "kernels.h"
 #include "pool.h"
@@ -124,13 +125,18 @@ class Model {
         uint8_t* prepared[2];  // by kind of activations
     };
     struct Buffers {
-        std::vector<float> x, normed;
-        std::vector<uint8_t> prepared[2];
+        Buffer<float> x, normed;
+        Buffer<uint8_t> prepared[2];
     };
     struct Scratch {
         Buffers alone;
-        std::vector<float> attention;
+        Buffer<float> attention, logits;
         SamplingScratch sampling;
+    };
+    // The greatest logit that a thread found.
+    struct Greatest {
+        float logit;
+        int32_t token;
     };
     // A matrix of a region that threads share, and where its products go.
     struct Product {
@@ -143,25 +149,32 @@ class Model {
     void check(const StepRows& rows) const;
     void make_room(const StepRows& rows);
     void run(const StepRows& rows, const std::function<void(int thread)>& after);
+    void take_greatest(const StepRows& rows, int32_t* out);
 
     // The walk of one thread through a step: forward.cpp.
     void forward(const StepRows& rows, int thread);
     void mark(int thread, Phase phase);
     void meet(int thread, Phase phase);
     Lane lane(int64_t rows, int thread);
-    void turn_tables(const StepRows& rows, int thread);
+    void turn_tables(int thread);
     void embed(const StepRows& rows, const Lane& lane);
     void norm(const Lane& lane, const Vector& weight);
     void prepare(const Lane& lane, const float* x, int64_t rows, int64_t columns,
                  std::initializer_list<const Matrix*> readers);
+    void prepared(const Lane& lane);
     void multiply(const Lane& lane, std::initializer_list<Product> products, int64_t rows);
-    void attention_inputs(const StepRows& rows, const Layer& layer, int thread);
     void gate_and_up(const Lane& lane, const Layer& layer, int64_t rows);
     void join(const Lane& lane, const Vector& bias, const Vector& post_norm);
     void head(const StepRows& rows, const Lane& lane);
+    void greatest_logits(const Lane& lane, int64_t samples);
 
     // Attention's part of it: attention.cpp.
     void attention(const StepRows& rows, const Layer& layer, int thread);
+    void store_keys(const StepRows& rows, const Layer& layer, int thread);
+    void store_key(const StepRows& rows, const Layer& layer, int64_t row, int kv_head);
+    void ready_queries(const Layer& layer, const AttentionItem& item, float* queries) const;
+    HeadInput head_input(const Layer& layer, int64_t row, const Vector& bias, const Vector& weight, int head,
+                         float scale) const;
     int64_t attention_floats() const;  // that it needs per thread
 
     int64_t hidden_, vocab_;
@@ -188,8 +201,10 @@ class Model {
     std::vector<AttentionPlan> plans_;
     std::vector<Scratch> scratch_;  // (threads)
     Buffers shared_;
-    std::vector<float> q_, k_, v_, attended_, gate_, gated_, branch_, logits_;  // (rows, elements)
-    std::vector<std::vector<float>> cosines_, sines_;                           // per rope: (rows, elements)
+    Buffer<float> q_, k_, v_, attended_, gate_, gated_, branch_, logits_;  // (rows, elements)
+    std::vector<Greatest> greatest_;                                            // (threads, samples)
+    std::vector<Buffer<float>> cosines_, sines_;                                // per rope: (positions, elements)
+    int64_t turned_positions_ = 0, needed_positions_ = 0;                       // of them filled, and for this step
     std::vector<int32_t> positions_;                                            // (rows)
     std::vector<int32_t> sequence_of_;                                          // (rows)
 };

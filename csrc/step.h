@@ -16,6 +16,7 @@ struct StepRows {
     const int32_t* tables;           // (table_rows, table_width) ids of KV blocks
     int64_t table_rows, table_width;
     const int32_t* sample_rows;      // (samples) rows whose logits are wanted
+    bool greatest_only = false;      // of these logits the greatest are wanted alone
 };
 
 }  // namespace membound

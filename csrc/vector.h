@@ -46,20 +46,30 @@ struct AttentionPart {
     float* values;                 // out: (rows, head_dim) sum of exp(score - greatest) · value
 };
 
+// What makes a query's or key's head of it: a bias, a norm, a rotation of the first elements, a factor.
+struct HeadInput {
+    const float* bias;    // (head_dim) or null
+    const float* weight;  // (head_dim) of the norm, or null
+    float eps;            // of the norm
+    bool adjacent;        // pairs (2i, 2i + 1) turn instead of (i, i + n/2)
+    int64_t turning;      // n, elements that turn
+    const float* cosines;  // (n) x · cosines + partner · sines, the sines signed
+    const float* sines;
+    float scale;
+};
+
 struct VectorKernels {
     // out = x / sqrt(mean(x²) + eps) · weight
     void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
     // x += y
     void (*add)(float* x, const float* y, int64_t n);
-    // x *= factor
-    void (*scale)(float* x, float factor, int64_t n);
+    // out = x · factor
+    void (*scale)(const float* x, float factor, int64_t n, float* out);
     // out = activation(gate) · out
     void (*gate_silu)(const float* gate, float* out, int64_t n);
     void (*gate_gelu)(const float* gate, float* out, int64_t n);
-    // Turns pairs of the first n elements: (i, i + n/2), or (2i, 2i + 1). Tables of n: x · cosines + partner · sines,
-    // the sines signed.
-    void (*rotate_halves)(float* x, const float* cosines, const float* sines, int64_t n);
-    void (*rotate_adjacent)(float* x, const float* cosines, const float* sines, int64_t n);
+    // A head of a query or key, ready for attention. `out` may be x.
+    void (*ready_head)(const HeadInput& input, const float* x, int64_t head_dim, float* out);
 
     // One token's key and value of one head into its slot of a block.
     void (*store_kv)(KvType type, const float* key, const float* value, int head_dim, int slot, uint8_t* tile);

@@ -21,9 +21,11 @@ from membound import _core
 from membound.errors import InputError, RunError
 from membound.executors.native import NativeExecutor
 from membound.executors.reference import ReferenceModel
+from membound.models.architecture import Architecture
 from membound.models.operators import Linear
 from membound.models.rope import Llama3Scaling, YarnScaling
 from membound.models.weights import Weights, open_weights
+from tests import small_models
 from tests.small_models import FAMILIES, small_architecture, write_gguf, write_safetensors
 
 Floats = NDArray[np.float32]
@@ -180,7 +182,7 @@ def test_cuts_and_batches_change_no_bit(family: str, kind: Type, isa: str, tmp_p
     sequences = [random_tokens(length, seed=index) for index, length in enumerate(lengths)]
     alone = NativeExecutor(weights, blocks=19, threads=1, isa=isa)
     expected = [alone.logits(tokens) for tokens in sequences]
-    for threads, sizes in ((1, (7,)), (2, (64, 1, 7)), (3, (13, 100)), (2, (1,))):
+    for threads, sizes in ((1, (7,)), (3, (7,)), (2, (64, 1, 7)), (3, (13, 100)), (2, (1,))):
         executor = NativeExecutor(weights, blocks=200, threads=threads, isa=isa)
         cut = Cut(
             executor, [tokens[:60] for tokens in sequences] if sizes == (1,) else sequences, seed=threads
@@ -212,21 +214,51 @@ def test_what_a_block_held_before_does_not_matter(tmp_path: Path) -> None:
     np.testing.assert_array_equal(executor.logits(tokens), fresh)
 
 
-def test_greedy_tokens_of_a_step_are_those_of_its_logits(tmp_path: Path) -> None:
-    weights = small(tmp_path, "llama")
-    executor = NativeExecutor(weights, blocks=8, threads=2)
-    tokens = random_tokens(20)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 20, 200])
+def test_greedy_tokens_of_a_step_are_those_of_its_logits(count: int, threads: int, tmp_path: Path) -> None:
+    weights = small(tmp_path, "llama", vocab=1000)
+    executor = NativeExecutor(weights, blocks=13, threads=threads)
+    tokens = random_tokens(count)
     logits = executor.logits(tokens)
     ids, reports = executor.core.step(
         np.array(tokens, np.int32),
-        np.array([0, 20], np.int32),
+        np.array([0, count], np.int32),
         np.array([0], np.int32),
         np.array([0], np.int32),
-        np.array([[0, 1]], np.int32),
-        np.arange(20, dtype=np.int32),
+        np.arange(13, dtype=np.int32)[None],
+        np.arange(count, dtype=np.int32),
     )
     assert ids == logits.argmax(-1).tolist()
     assert reports is None
+
+
+def test_the_first_of_equal_logits_is_taken_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_tensors = small_models.random_tensors
+
+    def repeated(architecture: Architecture, seed: int) -> dict[str, Floats]:
+        """Every logit eleven or twelve times."""
+        return {
+            name: values[np.arange(1000) % 90] if len(values) == 1000 else values
+            for name, values in random_tensors(architecture, seed).items()
+        }
+
+    with monkeypatch.context() as patch:
+        patch.setattr(small_models, "random_tensors", repeated)
+        weights = small(tmp_path, "llama", Type.Q8_0, vocab=1000)
+    executor = NativeExecutor(weights, blocks=13, threads=2)
+    tokens = random_tokens(200)
+    arrays = [np.array(values, np.int32) for values in ([0, 200], [0], [0])]
+    ids, _ = executor.core.step(
+        np.array(tokens, np.int32),
+        *arrays,
+        np.arange(13, dtype=np.int32)[None],
+        np.arange(200, dtype=np.int32),
+    )
+    assert max(ids) < 90
+    assert ids == executor.logits(tokens).argmax(-1).tolist()
 
 
 def test_two_engines_at_once_and_more_threads_than_processors(tmp_path: Path) -> None:
