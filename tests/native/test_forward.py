@@ -250,10 +250,11 @@ def test_the_first_of_equal_logits_is_taken_wherever_it_stands(
         weights = small(tmp_path, "llama", Type.Q8_0, vocab=1000)
     executor = NativeExecutor(weights, blocks=13, threads=2)
     tokens = random_tokens(200)
-    arrays = [np.array(values, np.int32) for values in ([0, 200], [0], [0])]
     ids, _ = executor.core.step(
         np.array(tokens, np.int32),
-        *arrays,
+        np.array([0, 200], np.int32),
+        np.array([0], np.int32),
+        np.array([0], np.int32),
         np.arange(13, dtype=np.int32)[None],
         np.arange(200, dtype=np.int32),
     )
