@@ -38,6 +38,7 @@ bench: build
 	$(BIN)/python benchmarks/speed_page.py
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/pacing.py
+	$(BIN)/python benchmarks/serving.py
 
 load: build
 	MEMBOUND_LOAD_SECONDS=300 $(BIN)/pytest -s tests/server/test_load.py
