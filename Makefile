@@ -31,10 +31,14 @@ lint: build
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# About an hour and a half, peers' environments and their first compilation included, on a quiet machine;
+# benchmarks/peers.py measures parts of it.
 bench: build
-	$(BIN)/python benchmarks/peers.py --write
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/speed_page.py
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/pacing.py
+	$(BIN)/python benchmarks/serving.py
 
 load: build
 	MEMBOUND_LOAD_SECONDS=300 $(BIN)/pytest -s tests/server/test_load.py
