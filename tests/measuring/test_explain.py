@@ -60,7 +60,7 @@ def test_parts_add_up(test: SpeedTest, steps: int) -> None:
     explained = explain(test, Tokenizer.of(test.weights), prompts, steps)
     assert explained.steps == (3 if steps else 1)  # the quicker half
     assert [part.name for part in explained.parts] == [*OPERATORS, *PYTHON]
-    # Where each key has one reader, attention itself rotates and stores it; greedy tokens are found by the head.
+    # Where each key has one reader, attention rotates and stores it; greedy tokens are found by the head.
     elsewhere = ("rotation", "sampling")
     assert all(part.seconds > 0 for part in explained.parts if part.name not in elsewhere)
     assert all((part.limit_s or 0) > 0 for part in explained.parts if OPERATORS.get(part.name))
