@@ -33,9 +33,18 @@ def test_stable_keys() -> None:
     assert found["requests"] == found["completed"] == 60
     for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
         assert 0 < found[name]["p50"] <= found[name]["p90"] <= found[name]["p99"]
-    for name in ("ttft_s", "tpot_s", "e2e_s"):
+    for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_s"):
         low, high = found["interval"][name]
         assert low < found[name]["mean"] < high
+    for name, value in (
+        ("goodput_req_per_s", found["goodput_req_per_s"]),
+        ("kv_occupancy", found["kv_occupancy"]["mean"]),
+        ("preemptions", found["preemptions"]),
+        ("prefix_hit_rate", found["prefix_hit_rate"]),
+    ):
+        low, high = found["interval"][name]
+        assert low <= value <= high
+    assert len(found["interval"]["bound"]) == 2
     worst, best = found["interval"]["slo_attainment"]
     assert worst <= found["slo_attainment"] <= best
     assert sum(found["limits"]["steps"].values()) == pytest.approx(1)
@@ -102,6 +111,21 @@ def test_files(tmp_path: Path) -> None:
     assert [float(row["sent_s"]) for row in rows] == sorted(float(row["sent_s"]) for row in rows)
 
 
+def test_nothing_to_explain_is_said() -> None:
+    assert "nothing to explain" in shown(*SMALL, "--explain")
+    assert answer(*SMALL, "--explain")["explained"] == []
+
+
+def test_a_bigger_cache_trades_tpot_for_queueing() -> None:
+    """Half the bytes per token: near saturation more run at once, each slower, and none waits as long."""
+    near = ("simulate", "Llama-3.1-8B", "--on", "h100-sxm", "--trace", "azure-conv", "--rate", "30",
+            "--kv-tokens")  # fmt: skip
+    wide, narrow = (answer(*near, tokens, "--requests", "4000") for tokens in ("800000", "400000"))
+    assert wide["mean_batch"] > narrow["mean_batch"]
+    assert wide["tpot_s"]["mean"] > narrow["tpot_s"]["mean"]
+    assert wide["ttft_s"]["mean"] < narrow["ttft_s"]["mean"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -116,6 +140,17 @@ def test_files(tmp_path: Path) -> None:
         (("--rate", "1", "--prefill-on", "h100-sxm"), "--prefill-replicas"),
         (("--rate", "1", "--memory-fraction", "2"), "--memory-fraction"),
         (("--rate", "1", "--max-num-seqs", "9", "--max-batched-tokens", "4"), "--max-num-seqs 9"),
+        (("--rate", "1", "--kv-tokens", "0"), "--kv-tokens"),
+        (("--rate", "1", "--skew", "nan"), "--skew"),
+        (("--rate", "1", "--draft", "mtp"), "--speculate"),
+        (("--rate", "1", "--jitter", "2"), "--trace"),
+        (("--trace", "azure-conv", "--jitter", "-1"), "--jitter"),
+        (("--rate", "1", "--think", "2"), "--turns"),
+        (("--concurrency", "1", "--think", "nan"), "--think"),
+        (("--rate", "1", "--prefixes", "2"), "--prefix"),
+        (("--ramp", "1,inf,10"), "finite"),
+        (("--rate", "1", "--csv", "/nowhere/at/all.csv"), "--csv"),
+        (("--rate", "1", "--png", "/nowhere/at/all.png"), "--png"),
     ],
 )
 def test_what_cannot_be_is_one_line(

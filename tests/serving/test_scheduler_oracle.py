@@ -127,6 +127,8 @@ def replay(workload: Workload, kind: Kind, *, skip: bool) -> None:
         for window, total in step.context.items():
             cached = [request.computed for request in step.decoding()]
             assert total == sum(c if window is None else min(c, window) for c in cached)
+        # Steps are repeated without looking: nobody leaves while they are, waiting or running.
+        leaving = any(due(a, steps) and fast.state is not State.ENDED for fast, _, a in pairs)
         if workload.abort_in_step:
             abort(pairs, steps, scheduler, oracle)
 
@@ -134,9 +136,7 @@ def replay(workload: Workload, kind: Kind, *, skip: bool) -> None:
         left = {request: output - request.output_length for request, output in outputs.items()}
         sampling = [*step.decoding(), *(r for r, count in step.chunks if r.computed + count == r.length)]
         times = 1
-        if skip and not any(
-            due(arrival, steps) and fast.state is State.RUNNING for fast, _, arrival in pairs
-        ):
+        if skip and not leaving:
             events = [arrival.at for _, arrival in pending]
             events += [a.at + a.abort_after for a in workload.arrivals if a.abort_after is not None]
             until = min((at - steps for at in events if at > steps), default=step.repeat)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from membound.costs.deployment import deployment
+from membound.costs.shared_experts import shared_experts
 from membound.executors.predicted import PredictedExecutor
 from membound.hardware.accelerator import Link
 from membound.serving.request import Request
@@ -110,6 +111,27 @@ def test_ranks_in_lockstep_end_together() -> None:
     together = 0.01 + 400e-3
     assert [r.first_token for r in ended] == [pytest.approx(together)] * 2
     assert [r.last_token for r in ended] == [pytest.approx(together + 0.011)] * 2
+
+
+def test_ranks_in_lockstep_share_the_work_of_experts() -> None:
+    """A prompt at one of two ranks is half as much work for the experts of each."""
+    cost = Linear(0.01, 3e-3)
+
+    def experts(rows: float) -> float:
+        return 2e-3 * rows
+
+    ranks = Lockstep([Scheduler(100, max_step_tokens=512, max_running=8) for _ in range(2)], cost, experts)
+    ended = served([Arrival(0.0, 400, 1), Arrival(0.0, 100, 1)], [ranks], RoundRobin())
+    assert [r.first_token for r in ended] == [pytest.approx(0.01 + 1e-3 * 400 + 2e-3 * 250)] * 2
+
+
+def test_experts_are_a_part_of_a_step() -> None:
+    cost = deployment("DeepSeek-V3", "8xh200-sxm", tp=1, ep=8, dp=8).cost
+    experts = shared_experts(cost)
+    by_name = {op.name: op.seconds for op in cost.estimate([(1, 600)] * 27).operations}
+    assert experts(27.0) == pytest.approx(by_name["ffn_exps"])
+    assert experts(0.0) == 0
+    assert experts(3.375) < experts(27.0) < experts(500.0)
 
 
 @settings(max_examples=25, deadline=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,10 @@ class Answer:
     bars: Bars
 
 
-def answer(question: Question, workload: Workload) -> Answer:
-    """Simulates; DoesNotFitError where there is no room, InputError for what cannot be."""
+def answer(question: Question, workload: Workload, *, ends: bool = True) -> Answer:
+    """Simulates, with `ends` twice more at the ends of the interval of a step's time; DoesNotFitError where
+    there is no room, InputError for what cannot be.
+    """
     names = [name.strip() for name in question.hardware.split(",")]
     first, *beside = [_group(question, name, question.tp, question.replicas) for name in names]
     prefill = None
@@ -85,7 +88,8 @@ def answer(question: Question, workload: Workload) -> Answer:
         prefill = _group(question, name, tp, question.prefill_replicas)
     elif question.prefill_on or question.prefill_tp or question.transfer_gbs:
         raise InputError("--prefill-replicas says how many engines compute prompts only: give it")
-    result = simulate(
+    run = partial(
+        simulate,
         first.deployment,
         workload,
         settings=first.settings,
@@ -98,14 +102,19 @@ def answer(question: Question, workload: Workload) -> Answer:
         transfer_bytes_per_s=None if question.transfer_gbs is None else question.transfer_gbs * 1e9,
         speculation=_speculation(question, first.deployment),
     )
-    deployments = [group.deployment for group in (first, *beside, *((prefill,) if prefill else ()))]
-    shares = time_shares(first.deployment.cost, result.watches) if len(deployments) == 1 else {}
-    return Answer(question, first.settings, result, shares, bars(result, first.deployment))
+    result = run()
+    again = (lambda pace: run(pace=pace)) if ends else None
+    return Answer(
+        question, first.settings, result, time_shares(result.watched), bars(result, first.deployment, again)
+    )
 
 
 def _speculation(question: Question, target: Deployment) -> Speculation | None:
     """The drafts of the options: of a draft model, of a prediction head, or looked up (n-gram)."""
     if not question.speculate:
+        plain = Question(question.model, question.hardware)
+        if (question.acceptance, question.draft) != (plain.acceptance, plain.draft):
+            raise InputError("--speculate says how many tokens are guessed ahead: give it")
         return None
     try:
         chances = tuple(float(part) for part in question.acceptance.split(","))
@@ -175,7 +184,7 @@ def simulate_command(
     try:
         with status("simulating", quiet=json):
             found = answer(question, workload)
-            without = _without(question, workload, found) if explain else []
+            without = _without(question, workload, found) if explain else None
     except DoesNotFitError as error:
         if json:
             print_json({"fits": False, "why": str(error)})
@@ -187,15 +196,22 @@ def simulate_command(
 
         drawn = picture(found)
         if png is not None:
-            write_png(drawn, png)
+            _written("--png", png, partial(write_png, drawn))
         if html is not None:
-            write_html(drawn, html)
+            _written("--html", html, partial(write_html, drawn))
     if csv is not None:
-        _write_csv(found.result, csv)
+        _written("--csv", csv, partial(_write_csv, found.result))
     if json:
-        print_json({**as_json(found), **({"explained": without} if explain else {})})
+        print_json({**as_json(found), **({} if without is None else {"explained": without})})
     else:
         _print(found, without)
+
+
+def _written(option: str, path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot be written ({error.strerror or error})") from None
 
 
 SWITCHES = (
@@ -220,8 +236,10 @@ def _without(question: Question, workload: Workload, found: Answer) -> list[dict
         if name == "prefill_replicas":  # the same engines, all doing both
             change |= {"prefill_on": None, "prefill_tp": None, "transfer_gbs": None}
             change["replicas"] = question.replicas + question.prefill_replicas
+        elif name == "speculate":
+            change |= {"acceptance": "0.7", "draft": "ngram"}
         try:
-            other = answer(replace(question, **change), workload).result
+            other = answer(replace(question, **change), workload, ends=False).result
         except InputError as error:
             explained.append({**entry, "fits": False, "why": str(error)})
             continue
@@ -242,6 +260,7 @@ def _changes(before: SimulationResult, after: SimulationResult) -> dict[str, lis
         "tpot_mean_s": both("tpot_s", "mean"),
         "output_tok_per_s": [before.output_tok_per_s, after.output_tok_per_s],
         "goodput_req_per_s": [before.goodput_req_per_s, after.goodput_req_per_s],
+        "mean_batch": [before.mean_batch, after.mean_batch],
     }
 
 
@@ -312,7 +331,7 @@ def picture(found: Answer) -> Picture:
             "end to end": result.e2e_s.tolist(),
         },
         limits={name: limit for name, limit in limits.items() if limit < float("inf")},
-        lines=[*_sums(found), *told(result, found.shares), *found.bars.notes],
+        lines=[*_sums(found), *told(result, found.shares), _bound(found), *found.bars.notes],
         rows=[("latency", "mean", "p50", "p90", "p99", "90 % interval of the mean"), *_rows(found)],
     )
 
@@ -354,32 +373,56 @@ def _time(seconds: float) -> str:
 
 def _sums(found: Answer) -> list[str]:
     result, slo = found.result, found.question.slo
+    around = found.bars.around
     lines = [
         f"{result.completed:,} of {result.requests:,} requests completed in {result.simulated_s:,.1f} s:"
-        f" {result.req_per_s:.2f} requests/s, {result.output_tok_per_s:,.0f} output tokens/s",
-        f"KV cache of {result.kv_tokens:,} tokens: {result.kv_occupancy:.0%} in use in the mean,"
-        f" {result.kv_occupancy_peak:.0%} at most; {result.prefix_hit_rate:.0%} of prompt tokens found in it",
+        f" {result.req_per_s:.2f} requests/s,"
+        f" {result.output_tok_per_s:,.0f}{_range(around, 'output_tok_per_s', ',.0f')} output tokens/s",
+        f"KV cache of {result.kv_tokens:,} tokens:"
+        f" {result.kv_occupancy:.0%}{_range(around, 'kv_occupancy', '.0%')} in use in the mean,"
+        f" {result.kv_occupancy_peak:.0%} at most;"
+        f" {result.prefix_hit_rate:.0%}{_range(around, 'prefix_hit_rate', '.0%')} of prompt tokens found in"
+        f" it; {result.preemptions:,}{_range(around, 'preemptions', ',.0f')} preemptions",
     ]
     if str(slo):
         chance = found.bars.attainment
         lines.append(
             f"SLO {slo}: held by {result.slo_attainment:.1%} ({chance[0]:.0%} to {chance[1]:.0%});"
-            f" goodput {result.goodput_req_per_s:.2f} requests/s,"
+            f" goodput {result.goodput_req_per_s:.2f}{_range(around, 'goodput_req_per_s', '.2f')} requests/s,"
             f" {result.goodput_req_per_s / result.accelerators:.3f} per accelerator"
         )
     return lines
 
 
-def _print(found: Answer, explained: list[dict[str, Any]]) -> None:
+def _range(around: Mapping[str, tuple[float, float]], name: str, form: str) -> str:
+    """The interval in brackets, if there is any width to it."""
+    low, high = (format(end, form) for end in around.get(name, (0.0, 0.0)))
+    return f" ({low} to {high})" if low != high else ""
+
+
+def _bound(found: Answer) -> str:
+    """What bounded the run, and what would at the ends of the interval, where that differs."""
+    here = bound(found.result, found.shares)
+    others = [
+        f"{what} if steps are as {how} as may be"
+        for what, how in zip(found.bars.bounds, ("quick", "slow"), strict=False)
+        if what != here
+    ]
+    return f"bound by: {'; '.join([here, *others])}"
+
+
+def _print(found: Answer, explained: list[dict[str, Any]] | None) -> None:
     print(_title(found))
     for line in _sums(found):
         print(f"  {line}")
     print_table(("latency", "mean", "p50", "p90", "p99", "90 % interval of the mean"), _rows(found))
     for line in told(found.result, found.shares):
         print(f"  {line}")
-    print(f"  bound by: {bound(found.result, found.shares)}")
-    for entry in explained:
+    print(f"  {_bound(found)}")
+    for entry in explained or ():
         _print_switch(entry)
+    if explained == []:
+        print("  nothing to explain: all switches are as they are without options")
     for note in found.bars.notes:
         print(f"note: {note}")
     wall = found.result.wall_s
@@ -411,6 +454,7 @@ CHANGES: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "tpot_mean_s": ("TPOT", _time),
     "output_tok_per_s": ("output tokens/s", _plain),
     "goodput_req_per_s": ("goodput", _plain),
+    "mean_batch": ("sequences decoding", _plain),
 }
 
 

@@ -63,7 +63,7 @@ def deployment(
 
     Without `tp` a counted node (`8xh100-sxm`) without a layout is used whole, tensor parallel.
     """
-    if skew < 0:
+    if not 0 <= skew < float("inf"):
         raise InputError(f"--skew must be 0 or more, it is {skew}")
     known, cluster = dimensions_of(model), find(hardware)
     if tp is None:

@@ -62,7 +62,7 @@ def write_png(picture: Picture, path: Path) -> None:
     for one in axes:
         one.grid(visible=True, which="both", linewidth=0.3, alpha=0.5)
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, format="png")
     pyplot.close(figure)
 
 

@@ -24,6 +24,7 @@ from membound.serving.request import BLOCK_TOKENS, NO_BLOCKS, Request, State, St
 from membound.serving.step import Outcome, Step
 
 _ORDER = attrgetter("order")
+_WAITING, _RUNNING, _ENDED = State.WAITING, State.RUNNING, State.ENDED
 
 
 class Scheduler:
@@ -98,15 +99,15 @@ class Scheduler:
             )
         if request.shareable:
             request.shareable = self._sharing = self.prefix_reuse
-        request.state = State.WAITING
+        request.state = _WAITING
         self.waiting.append(request)
 
     def abort(self, request: Request) -> None:
         """Drop a request; one that runs keeps its blocks until no step can be using them."""
-        if request.state is State.WAITING:
+        if request.state is _WAITING:
             self.waiting.remove(request)
-            request.state = State.ENDED
-        elif request.state is State.RUNNING and request not in self._aborted:
+            request.state = _ENDED
+        elif request.state is _RUNNING and request not in self._aborted:
             self._aborted.append(request)
 
     def schedule(self) -> Step | None:
@@ -146,7 +147,7 @@ class Scheduler:
         chunks: list[tuple[Request, int]] = []
         budget = self.max_step_tokens
         for request in list(self.running):
-            if request.state is not State.RUNNING:
+            if request.state is not _RUNNING:
                 break  # it gave way, and so did all after it
             known = request.length - request.computed
             drafts = self.drafts if known == 1 and request.output_length else 0
@@ -212,9 +213,8 @@ class Scheduler:
             self._drop_aborted()
         if not outcome.ended:
             return []
-        ended = [request for request in outcome.ended if request.state is State.RUNNING]
-        if len(ended) > 1:
-            ended.sort(key=_ORDER)
+        ended = [request for request in outcome.ended if request.state is _RUNNING]
+        ended.sort(key=_ORDER)
         for request in ended:
             request.last_token = outcome.now
             self._end(request)
@@ -288,7 +288,7 @@ class Scheduler:
         request = self.running.pop()
         self._leave(request)
         request.reset()
-        request.state = State.WAITING
+        request.state = _WAITING
         self.waiting.appendleft(request)
         self.preemptions += 1
         return request
@@ -306,16 +306,14 @@ class Scheduler:
             self.waiting.popleft()
             request.blocks = blocks
             request.published = len(shared)
-            hit = len(shared) * self.block_tokens
-            if request.received:
-                hit = max(hit, request.received)
+            hit = max(len(shared) * self.block_tokens, request.received)
             if hit:
                 request.advance(hit)
             if not request.preemptions and not request.received:
                 request.hit_tokens = hit
                 self.hit_tokens += hit
                 self.prompt_tokens += request.prompt_length
-            request.state = State.RUNNING
+            request.state = _RUNNING
             self._admissions += 1
             request.order = self._admissions
             self.running.append(request)
@@ -366,7 +364,7 @@ class Scheduler:
     def _end(self, request: Request) -> None:
         del self.running[bisect_left(self.running, request.order, key=_ORDER)]
         self._leave(request)
-        request.state = State.ENDED
+        request.state = _ENDED
 
     def _leave(self, request: Request) -> None:
         """Give up the place among the caught-up requests, and the blocks; full ones stay to be found."""

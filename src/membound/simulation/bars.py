@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,23 @@ import numpy as np
 
 from membound.costs.deployment import Deployment
 from membound.costs.intervals import Interval, Regime, interval
+from membound.simulation.limits import bound, time_shares
 from membound.simulation.result import SimulationResult
 
-METRICS = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "e2e"}
+METRICS = {"ttft_s": "ttft", "tpot_s": "tpot", "itl_s": "tpot", "e2e_s": "e2e"}
+ATTRIBUTES = ("kv_occupancy", "preemptions", "prefix_hit_rate")
 
 
 @dataclass(frozen=True)
 class Bars:
-    """`around` holds (low, high) of the mean latencies and of throughput; `factors` what they come from."""
+    """`around` holds (low, high) of the mean latencies, of throughput and of goodput; `factors` what they
+    come from.
+    """
 
     around: Mapping[str, tuple[float, float]]
     factors: Mapping[str, Interval]
     attainment: tuple[float, float]  # share of requests that hold the SLO, if latencies lie at the far ends
+    bounds: tuple[str, ...]  # what bounds the run where steps are as quick, and as slow, as may be
     notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -29,12 +34,21 @@ class Bars:
         return {
             **{name: list(pair) for name, pair in self.around.items()},
             "slo_attainment": list(self.attainment),
+            "bound": list(self.bounds),
             "widened": self.notes,
         }
 
 
-def bars(result: SimulationResult, deployment: Deployment) -> Bars:
-    """From the intervals of the deployment's regime at the batch that the run had."""
+def bars(
+    result: SimulationResult,
+    deployment: Deployment,
+    again: Callable[[float], SimulationResult] | None = None,
+) -> Bars:
+    """From the intervals of the deployment's regime at the batch that the run had.
+
+    What is no latency has no residuals of its own. With `again`, the run is repeated with steps as quick and
+    as slow as the interval of TPOT allows, to see what then becomes of it.
+    """
     regime = Regime.of(deployment.cost, max(1.0, result.mean_batch), deployment.engine)
     factors = {name: interval(metric, regime) for name, metric in METRICS.items()}
     factors["output_tok_per_s"] = interval("throughput", regime)
@@ -45,7 +59,23 @@ def bars(result: SimulationResult, deployment: Deployment) -> Bars:
     around["output_tok_per_s"] = factors["output_tok_per_s"].around(result.output_tok_per_s)
     notes = list(dict.fromkeys(note for known in factors.values() for note in known.widened))
     worst, best = (_attainment(result, factors, end) for end in ("high", "low"))
-    return Bars(around, factors, (worst, best), notes)
+    if result.simulated_s:
+        rate = result.requests / result.simulated_s
+        around["goodput_req_per_s"] = (worst * rate, best * rate)
+    ends = [again(factors["tpot_s"].low), again(factors["tpot_s"].high)] if again is not None else []
+    if ends:
+        for name in ATTRIBUTES:
+            around[name] = _between(float(getattr(run, name)) for run in (result, *ends))
+        if result.completed:
+            around["queue_s"] = _between(float(run.queue_s.mean()) for run in (result, *ends))
+    return Bars(
+        around, factors, (worst, best), tuple(bound(end, time_shares(end.watched)) for end in ends), notes
+    )
+
+
+def _between(values: Iterable[float]) -> tuple[float, float]:
+    known = list(values)
+    return min(known), max(known)
 
 
 def _attainment(result: SimulationResult, factors: Mapping[str, Interval], end: str) -> float:

@@ -13,16 +13,18 @@ QUIET = 0.5  # share of the time without a step from which the traffic is what b
 HELD = 0.2  # share of the time with waiting requests from which what they wait for bounds
 
 
-def time_shares(cost: StepCost, watches: Sequence[Watch]) -> Mapping[str, float]:
+def time_shares(watched: Sequence[tuple[StepCost, Watch]]) -> Mapping[str, float]:
     """Of the time in which steps ran, the shares that waited for memory, compute, link and the engine."""
     shares: dict[str, float] = {}
-    moments = [moment for watch in watches for moment in watch.moments]
+    # A moment stands for the time to the next of its replica.
+    moments = [(cost, moment, watch.spacing_s) for cost, watch in watched for moment in watch.moments]
     asked = moments[:: max(1, len(moments) // ASKED)]
-    for moment in asked:
+    whole = sum(stands_for for _, _, stands_for in asked)
+    for cost, moment, stands_for in asked:
         operations = cost.estimate(_chunks(moment)).operations
         seconds = sum(operation.seconds for operation in operations)
         for operation in operations:
-            part = operation.seconds / seconds / len(asked)
+            part = operation.seconds / seconds * stands_for / whole
             shares[operation.bound] = shares.get(operation.bound, 0.0) + part
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
@@ -58,8 +60,6 @@ def told(result: SimulationResult, shares: Mapping[str, float]) -> list[str]:
     for what, share in result.held_share.items():
         if share >= 0.005:
             lines.append(f"requests waited for {WAITED[what]} {share:.0%} of the time")
-    if result.preemptions:
-        lines.append(f"{result.preemptions} preemptions: the KV cache was full")
     if result.rejected:
         lines.append(f"{result.rejected} requests could never fit into the KV cache and were refused")
     return lines

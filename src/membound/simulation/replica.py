@@ -110,25 +110,17 @@ class Replica:
         return self.scheduler.commit(outcome)
 
     def advance(self, until: float, ended: Ended) -> None:
-        scheduler, commit, schedule = self.scheduler, self.scheduler.commit, self.scheduler.schedule
-        execute, see = self.executor.execute, self.watch.see
-        now = self.ends
-        while now <= until:
+        scheduler = self.scheduler
+        while (now := self.ends) <= until:
             assert self._outcome is not None
-            for request in commit(self._outcome):
+            for request in scheduler.commit(self._outcome):
                 ended(request)
-            step = schedule() if now < until else None
+            step = scheduler.schedule() if now < until else None
             if step is None:
                 self._outcome = None
                 self.ends = NEVER
                 return
-            if step.chunks:
-                self.carry_out(step, now, until)
-            else:
-                self._outcome = outcome = execute(step, now, until)
-                self.ends = outcome.now
-                see(now, step, outcome, scheduler)
-            now = self.ends
+            self.carry_out(step, now, until)
 
 
 class Pace:
@@ -155,11 +147,23 @@ class Pace:
 class Lockstep:
     """Data-parallel ranks that share experts: each has its own requests and cache, but every step ends for
     all of them when the slowest is done. A rank without work waits along.
+
+    The experts compute the rows of all ranks, so they take what the mean of the ranks brings them, whoever
+    brings it; the rest is each rank's own.
     """
 
-    def __init__(self, schedulers: Sequence[Scheduler], cost: StepSeconds, speed: float = 1.0) -> None:
-        """One scheduler for each rank; `cost` is that of a rank."""
+    def __init__(
+        self,
+        schedulers: Sequence[Scheduler],
+        cost: StepSeconds,
+        experts: Callable[[float], float] = lambda rows: 0.0,
+        speed: float = 1.0,
+    ) -> None:
+        """One scheduler for each rank; `cost` is that of a rank beside others that do the same, and `experts`
+        the part of it that the experts take, by the rank's rows.
+        """
         self._cost = cost
+        self._experts = experts
         self._pace = Pace()
         self._ranks = [Replica(scheduler, PredictedExecutor(self._pace)) for scheduler in schedulers]
         self.speed = speed
@@ -186,9 +190,12 @@ class Lockstep:
         steps = [(rank, step) for rank, step in scheduled if step is not None]
         if not steps:
             return
-        self._pace.step_s = max(
-            self._cost.seconds(step.decodes, step.context, chunks_of(step)) for _, step in steps
+        rows = [step.tokens for _, step in steps]
+        own = max(
+            self._cost.seconds(step.decodes, step.context, chunks_of(step)) - self._experts(count)
+            for (_, step), count in zip(steps, rows, strict=True)
         )
+        self._pace.step_s = own + self._experts(sum(rows) / len(self._ranks))
         for rank, step in steps:
             rank.carry_out(step, now, until)
         self.ends = now + self._pace.step_s

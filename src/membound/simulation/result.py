@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from membound.costs.roofline import StepCost
 from membound.serving.request import Request
 from membound.simulation.watch import Watch, gap_percentiles
 from membound.workloads.metrics import Summary
@@ -32,11 +33,11 @@ class Log:
 
     def add(self, request: Request) -> None:
         """A request that has ended."""
-        self._numbers.extend(
-            (
+        self._numbers.fromlist(
+            [
                 request.arrival, request.admitted or 0.0, request.first_token or 0.0,
                 request.last_token or 0.0, request.prompt_length, request.output_length,
-            )
+            ]
         )  # fmt: skip
 
     def column(self, name: str) -> Vector:
@@ -52,7 +53,7 @@ class SimulationResult:
     requests: int  # that were sent
     rejected: int  # that could never fit
     log: Log
-    watches: list[Watch]
+    watched: list[tuple[StepCost, Watch]]  # of each replica: what its steps cost, and what they did
     slo: Slo
     accelerators: int
     preemptions: int
@@ -63,6 +64,10 @@ class SimulationResult:
     wall_s: float  # that the simulation took
     max_running: int  # requests at once, on one replica
     kv_tokens: int  # of the cache of one replica
+
+    @property
+    def watches(self) -> list[Watch]:
+        return [watch for _, watch in self.watched]
 
     @property
     def completed(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from membound.costs.deployment import Deployment
 from membound.costs.folded_plain import fold
 from membound.costs.memory import RankMemory
+from membound.costs.shared_experts import shared_experts
 from membound.errors import InputError
 from membound.executors.predicted import PredictedExecutor, StepSeconds
 from membound.serving.request import BLOCK_TOKENS, Request
@@ -19,6 +20,7 @@ from membound.simulation.engines import EngineSettings, engine_settings
 from membound.simulation.replica import Engine, Lockstep, Replica
 from membound.simulation.result import Log, SimulationResult, Slo
 from membound.simulation.routing import router
+from membound.simulation.slowed import Slowed
 from membound.simulation.speculation import DraftedCost, Speculation, windows_of
 from membound.simulation.speculation import beside as with_drafter
 from membound.workloads.arrivals import Arrival, Workload
@@ -59,14 +61,15 @@ def simulate(
     prefill: Group | None = None,
     transfer_bytes_per_s: float | None = None,
     speculation: Speculation | None = None,
+    pace: float = 1.0,
 ) -> SimulationResult:
     """The workload as the deployment would serve it.
 
     `settings` default to the engine's own on that part; `kv_tokens` is the cache of a replica, else what
     fits; blocks are of 16 tokens, or of as many as a prefix key of the workload stands for. `beside` are
     further replicas that requests are routed to. With `prefill` prompts are computed there, and sent on over
-    a link of `transfer_bytes_per_s` for each rank (default: the parts' network). DoesNotFitError where a
-    model does not fit.
+    a link of `transfer_bytes_per_s` for each rank (default: the parts' network). Every step takes `pace`
+    times what is predicted. DoesNotFitError where a model does not fit.
     """
     began = time.perf_counter()
     settings = settings or engine_settings(deployment.engine, deployment.cluster.accelerator)
@@ -76,18 +79,18 @@ def simulate(
             f"the workload names its prefixes by {workload.key_tokens} tokens: blocks cannot be of {block}"
         )
     groups = [Group(deployment, settings, replicas, speculation), *beside]
-    engines = [engine for group in groups for engine in build_engines(group, kv_tokens, block)]
+    if prefill is not None:
+        groups.insert(0, prefill)
+    pools = [build_engines(group, kv_tokens, block, pace) for group in groups]
+    engines = [engine for pool in pools for engine in pool]
     handover = None
     if prefill is not None:
-        first = build_engines(prefill, kv_tokens, block)
-        engines = [*first, *engines]
         handover = Handover(
-            len(first),
+            len(pools[0]),
             transfer_link(prefill.deployment, deployment, transfer_bytes_per_s),
             sent_bytes_per_token(prefill.deployment, deployment),
             router(routing),
         )
-        groups.append(prefill)
     each = [replica for engine in engines for replica in engine.replicas]
     run = Run(min(replica.scheduler.pool.blocks * block - replica.scheduler.drafts for replica in each))
     cluster = Cluster(engines, router(routing), handover)
@@ -96,7 +99,12 @@ def simulate(
         requests=run.sent,
         rejected=run.rejected,
         log=run.log,
-        watches=[replica.watch for replica in each],
+        watched=[
+            (group.deployment.cost, replica.watch)
+            for group, pool in zip(groups, pools, strict=True)
+            for engine in pool
+            for replica in engine.replicas
+        ],
         slo=slo or Slo(),
         accelerators=sum(group.accelerators for group in groups),
         preemptions=sum(replica.scheduler.preemptions for replica in each),
@@ -139,8 +147,8 @@ class Run:
         )
 
 
-def build_engines(group: Group, kv_tokens: int | None, block_tokens: int) -> list[Engine]:
-    """Engines with the cache that fits, and seconds from the deployment's cost.
+def build_engines(group: Group, kv_tokens: int | None, block_tokens: int, pace: float = 1.0) -> list[Engine]:
+    """Engines with the cache that fits, and seconds from the deployment's cost, times `pace`.
 
     Data-parallel copies are engines of their own, but where they share experts: then they are ranks in
     lockstep.
@@ -156,6 +164,8 @@ def build_engines(group: Group, kv_tokens: int | None, block_tokens: int) -> lis
     windows = windows_of(folded)
     speed = 1 / folded.seconds(SPEED_BATCH, dict.fromkeys(windows, SPEED_BATCH * SPEED_CONTEXT))
     cost: StepSeconds = folded if drafter is None else DraftedCost(folded, fold(drafter.cost))
+    if pace != 1:
+        cost = Slowed(cost, pace)
 
     def scheduler() -> Scheduler:
         return Scheduler(
@@ -173,8 +183,11 @@ def build_engines(group: Group, kv_tokens: int | None, block_tokens: int) -> lis
     if deployment.layout.shares_experts:
         if speculation is not None:
             raise InputError("ranks that share experts are not simulated with --speculate: leave it out")
+        experts = shared_experts(deployment.cost)
         return [
-            Lockstep([scheduler() for _ in range(copies)], cost, speed * copies)
+            Lockstep(
+                [scheduler() for _ in range(copies)], cost, lambda rows: pace * experts(rows), speed * copies
+            )
             for _ in range(group.replicas)
         ]
     return [
@@ -199,6 +212,8 @@ def cache_size(
     A `drafter` takes its part of every rank.
     """
     if kv_tokens is not None:
+        if kv_tokens < 1:
+            raise InputError(f"--kv-tokens must be at least 1, it is {kv_tokens}")
         return max(1, kv_tokens // block_tokens), settings.max_running
     part = deployment.cluster.accelerator
     blocks, running = 1 << 40, settings.max_running

@@ -155,8 +155,10 @@ def ramped(
     first: float, last: float, duration_s: float, lengths: Lengths, requests: int, seed: int = 0
 ) -> Open:
     """Poisson arrivals whose rate goes from `first` to `last` in `duration_s` seconds, then stays."""
-    if not (first >= 0 and last > 0 and duration_s > 0):
-        raise InputError(f"a ramp needs rates and a duration above 0, it has {first}, {last}, {duration_s}")
+    if not (first >= 0 and last > 0 and duration_s > 0 and max(first, last, duration_s) < float("inf")):
+        raise InputError(
+            f"a ramp needs finite rates and a duration above 0, it has {first}, {last}, {duration_s}"
+        )
     return synthetic(lambda random: ramp(first, last, duration_s, random), lengths, requests, seed)
 
 

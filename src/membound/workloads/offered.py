@@ -70,8 +70,17 @@ class Offered:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name} must be at least {least}, it is {value}")
+        for name, seconds in (("jitter", self.jitter_s), ("think", self.think_s)):
+            if not 0 <= seconds < float("inf"):
+                raise InputError(f"--{name} must be 0 seconds or more, it is {seconds}")
+        if self.jitter_s and self.trace is None:
+            raise InputError("--jitter spreads the arrivals of a trace: give --trace")
+        if self.think_s and self.concurrency is None and self.turns == 1:
+            raise InputError("--think is between requests of a user: give --concurrency or --turns")
         if self.prefix < 0:
             raise InputError(f"--prefix must be 0 tokens or more, it is {self.prefix}")
+        if self.prefixes > 1 and not self.prefix:
+            raise InputError("--prefixes says how many beginnings there are: give their tokens with --prefix")
 
     def workload(self) -> Workload:
         """Ready to begin."""

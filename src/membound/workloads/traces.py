@@ -100,12 +100,13 @@ def _read(path: Path, kind: Kind, jitter_s: float, seed: int) -> Iterator[Arriva
         try:
             for arrival in arrivals:
                 number += 1
-                time_s, prompt, output = arrival[:3]
-                if time_s < last:
+                if arrival.time_s < last:
                     raise InputError(f"{path}: about line {number}: arrivals must be in order of time")
-                last = time_s
-                if prompt > 0 and output > 0:  # a few recorded requests failed
+                last = arrival.time_s
+                if arrival.prompt_tokens > 0 and arrival.output_tokens > 0:  # a few recorded requests failed
                     yield arrival
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: about line {number + 1}: {error!r}") from None
 
