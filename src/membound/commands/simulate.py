@@ -260,7 +260,7 @@ def _changes(before: SimulationResult, after: SimulationResult) -> dict[str, lis
         "tpot_mean_s": both("tpot_s", "mean"),
         "output_tok_per_s": [before.output_tok_per_s, after.output_tok_per_s],
         "goodput_req_per_s": [before.goodput_req_per_s, after.goodput_req_per_s],
-        "mean_batch": [before.mean_batch, after.mean_batch],
+        "running": [before.running, after.running],
     }
 
 
@@ -454,7 +454,7 @@ CHANGES: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "tpot_mean_s": ("TPOT", _time),
     "output_tok_per_s": ("output tokens/s", _plain),
     "goodput_req_per_s": ("goodput", _plain),
-    "mean_batch": ("sequences decoding", _plain),
+    "running": ("requests running", _plain),
 }
 
 

@@ -93,7 +93,13 @@ class PlainCost(FoldedCost):
             step = base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
             if now + LONG * step < until:
                 return self._long_run(curve, keys, growth[None], now, until, most)
-        return _run(curve, keys, growth[None], now, until, most)
+        more = growth[None]
+        for times in range(1, most + 1):
+            now += base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
+            if now >= until:
+                return now, times
+            keys += more
+        return now, most
 
     def _long_run(
         self, curve: Curve, keys: int, growth: int, now: float, until: float, most: int
@@ -101,7 +107,7 @@ class PlainCost(FoldedCost):
         """The same of many steps at once: to the last bit, since their seconds are added in turn as well."""
         base, of_key, zeroth, first, second = curve
         done = 0
-        while most - done >= LONG:
+        while done < most and now < until:
             count = min(most - done, LONGEST)
             if until < NEVER:  # steps only grow longer: not more than these
                 step = base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
@@ -114,13 +120,8 @@ class PlainCost(FoldedCost):
             times = min(count, int(moments[1:].searchsorted(until)) + 1)
             now = float(moments[times])
             done += times
-            if now >= until:
-                return now, done
             keys += times * growth
-        if done == most:
-            return now, done
-        now, times = _run(curve, keys, growth, now, until, most - done)
-        return now, done + times
+        return now, done
 
     def _attending(self, rows: int) -> Curve:
         """Attention of so many rows of one token."""
@@ -145,14 +146,3 @@ class PlainCost(FoldedCost):
         """For 0 … size - 1 rows."""
         self._tabulated = size
         self._by_rows, self._by_sampled = self._stage.tables(size)
-
-
-def _run(curve: Curve, keys: int, growth: int, now: float, until: float, most: int) -> tuple[float, int]:
-    """Step after step."""
-    base, of_key, zeroth, first, second = curve
-    for times in range(1, most + 1):
-        now += base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
-        if now >= until:
-            return now, times
-        keys += growth
-    return now, most

@@ -104,9 +104,8 @@ class BlockPool:
 
         The last block is free first, so that the head of a prefix outlives its tail.
         """
-        private = blocks[published:]
-        private.reverse()
-        self._queue.extend(private)
+        private = blocks[published:] if published else blocks
+        self._queue.extend(private[::-1])
         self.free += len(private)
         if published:
             references, queue = self._references, self._queue

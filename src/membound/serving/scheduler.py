@@ -138,7 +138,8 @@ class Scheduler:
         for windowed in self._windowed:
             context[windowed.window], growth[windowed.window] = windowed.total, windowed.growing
         repeat = 1 if chunks or preempted else self._repeatable(budget)
-        self._step = Step(chunks, self.running, self._decodes, context, growth, preempted, repeat)
+        tokens = self.max_step_tokens - budget
+        self._step = Step(chunks, self.running, self._decodes, context, growth, preempted, tokens, repeat)
         return self._step
 
     def _verify(self) -> Step | None:
@@ -156,12 +157,17 @@ class Scheduler:
                 chunks.append((request, count))
                 budget -= count
         if self.waiting and not preempted:
-            self._admit(chunks, budget)
+            budget = self._admit(chunks, budget)
         if not self.running:
             return None
-        nothing = dict.fromkeys([None, *(context.window for context in self._windowed)], 0)
-        self._step = Step(chunks, self.running, 0, nothing, dict(nothing), preempted)
+        self._step = self._of_chunks(chunks, preempted, budget)
         return self._step
+
+    def _of_chunks(self, chunks: list[tuple[Request, int]], preempted: list[Request], left: int) -> Step:
+        """A step in which nobody is caught up, with so much of the budget left."""
+        nothing = dict.fromkeys([None, *(context.window for context in self._windowed)], 0)
+        tokens = self.max_step_tokens - left
+        return Step(chunks, self.running, 0, nothing, dict(nothing), preempted, tokens)
 
     def _make_room_for(self, request: Request, count: int, preempted: list[Request]) -> bool:
         """Blocks for so many tokens more; from the tail, others give way, in the end the request itself."""
@@ -180,10 +186,9 @@ class Scheduler:
         budget = self.max_step_tokens
         if len(self.running) > self._decodes:
             budget = self._catch_up(chunks, budget)
-        self._admit(chunks, budget)
+        budget = self._admit(chunks, budget)
         if chunks:
-            nothing = dict.fromkeys([None, *(context.window for context in self._windowed)], 0)
-            self._step = Step(chunks, self.running, 0, nothing, dict(nothing), [])
+            self._step = self._of_chunks(chunks, [], budget)
         return bool(chunks)
 
     def _catch_up(self, chunks: list[tuple[Request, int]], budget: int) -> int:
@@ -204,7 +209,12 @@ class Scheduler:
                 request.tokens.extend(tokens)
         if outcome.times:
             if step.decodes or not (self.prompts_first or self.drafts):
-                self._count_steps(outcome.times)
+                if outcome.times > 1:
+                    self._take_for(outcome.times - 1)
+                self._count.steps += 1
+                self._cached += outcome.times * self._decodes
+                for context in self._windowed:
+                    context.advance(outcome.times, self._count.steps)
             if step.chunks:
                 take_in = self._take_in if self.drafts else self._advance
                 for request, count in step.chunks:
@@ -220,30 +230,24 @@ class Scheduler:
             self._end(request)
         return ended
 
-    def _count_steps(self, times: int) -> None:
-        """A repeated step took its blocks one step after the other."""
+    def _take_for(self, steps: int) -> None:
+        """So many further steps of a repeated one began, and took their blocks one after the other."""
         count = self._count
-        if times > 1 and self._sharing:
-            for _ in range(times - 1):
+        if self._sharing:
+            for _ in range(steps):
                 count.steps += 1
                 self._grow(self._buckets[count.steps % self.block_tokens])
-            count.steps += 1
-        elif times > 1:
-            begin = (count.steps + 1) % self.block_tokens
-            rounds, rest = divmod(times - 1, self.block_tokens)
-            buckets = self._ring[begin : begin + rest]
-            if rounds:
-                buckets = self._ring[begin : begin + self.block_tokens] * rounds + buckets
-            tables = [blocks for bucket in buckets if bucket for blocks in bucket.values()]
-            if tables:
-                for _ in map(array.append, tables, self.pool.take(len(tables))):
-                    pass
-            count.steps += times
-        else:
-            count.steps += 1
-        self._cached += times * self._decodes
-        for context in self._windowed:
-            context.advance(times, count.steps)
+            return
+        begin = (count.steps + 1) % self.block_tokens
+        rounds, rest = divmod(steps, self.block_tokens)
+        buckets = self._ring[begin : begin + rest]
+        if rounds:
+            buckets = self._ring[begin : begin + self.block_tokens] * rounds + buckets
+        tables = [blocks for bucket in buckets if bucket for blocks in bucket.values()]
+        if tables:
+            for _ in map(array.append, tables, self.pool.take(len(tables))):
+                pass
+        count.steps += steps
 
     def _advance(self, request: Request, tokens: int, outcome: Outcome) -> None:
         """A chunk was computed; if it reached the end of what is known, a token was sampled."""
@@ -395,7 +399,8 @@ class Scheduler:
         assert caught_up == self.running[: self._decodes], "S4: caught-up requests stand first"
         assert len(self.running) <= self.max_running, "S5: no more run than may"
         if self._step is not None:
-            assert 0 < self._step.tokens <= self.max_step_tokens, "S5: the budget holds"
+            counted = self._step.decodes + sum(count for _, count in self._step.chunks)
+            assert 0 < counted == self._step.tokens <= self.max_step_tokens, "S5: the budget holds"
             assert [r for r, _ in self._step.chunks] == self.running[self._decodes :], "S4: chunks stand last"
         else:
             behind = [request for request in self.running if request.length - request.computed > 1]

@@ -31,17 +31,14 @@ class Step:
     """By how much each sum of `context` grows from one repetition to the next."""
     preempted: list[Request]
     """Requests that lost their blocks to this step and wait again, in the order in which they lost them."""
+    tokens: int
+    """Computed by one run of the step."""
     repeat: int = 1
     """Permission to run up to this many such steps at once; more than 1 only without chunks."""
 
     def decoding(self) -> Iterator[Request]:
         """The caught-up requests, in running order."""
         return islice(self.running, self.decodes)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens computed by one run of the step."""
-        return self.decodes + sum(count for _, count in self.chunks)
 
 
 @dataclass(slots=True)

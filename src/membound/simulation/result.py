@@ -20,6 +20,7 @@ from membound.workloads.slo import Slo as Slo
 Vector = NDArray[np.float64]
 SHARES = (0.5, 0.9, 0.99)
 COLUMNS = ("sent", "admitted", "first", "last", "prompt", "output")
+FULL = 256 * len(COLUMNS)
 
 
 class Log:
@@ -27,21 +28,28 @@ class Log:
 
     def __init__(self) -> None:
         self._numbers = array("d")
+        self._newest: list[float] = []  # not yet among the numbers, which take many at once
 
     def __len__(self) -> int:
-        return len(self._numbers) // len(COLUMNS)
+        return (len(self._numbers) + len(self._newest)) // len(COLUMNS)
 
     def add(self, request: Request) -> None:
         """A request that has ended."""
-        self._numbers.fromlist(
-            [
-                request.arrival, request.admitted or 0.0, request.first_token or 0.0,
-                request.last_token or 0.0, request.prompt_length, request.output_length,
-            ]
+        newest = self._newest
+        newest += (
+            request.arrival, request.admitted or 0.0, request.first_token or 0.0,
+            request.last_token or 0.0, request.prompt_length, request.output_length,
         )  # fmt: skip
+        if len(newest) >= FULL:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        self._numbers.fromlist(self._newest)
+        self._newest.clear()
 
     def column(self, name: str) -> Vector:
         """One of COLUMNS, of all requests."""
+        self._take_in()
         numbers = np.frombuffer(self._numbers).reshape(-1, len(COLUMNS))
         return numbers[:, COLUMNS.index(name)].copy()
 
@@ -164,6 +172,11 @@ class SimulationResult:
     def mean_batch(self) -> float:
         """Decoded tokens per step."""
         return sum(watch.decoded_tokens for watch in self.watches) / self.steps if self.steps else 0.0
+
+    @property
+    def running(self) -> float:
+        """Requests that run, the mean over time."""
+        return self._per_second(float((self.e2e_s - self.queue_s).sum()))
 
     @property
     def in_system(self) -> float:

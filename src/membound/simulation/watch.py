@@ -15,7 +15,7 @@ from membound.serving.step import Outcome, Step
 BINS = 1000  # of gaps between tokens, for each factor of e: a percentile is exact to a twentieth of a percent
 MOMENTS = 512  # at most so many are kept of a run
 COLUMNS = 7  # numbers kept of a step until it is summed up
-FULL = 1024 * COLUMNS
+FULL = 4096 * COLUMNS
 
 Vector = NDArray[np.float64]
 
@@ -58,10 +58,6 @@ class Watch:
         """A step that began at `now` and will have come to `outcome`."""
         times, end, decodes = outcome.times, outcome.now, step.decodes
         used = self.blocks - scheduler.pool.free
-        tokens = 0
-        if step.chunks:
-            for _, count in step.chunks:
-                tokens += count
         decoded = gaps = decodes * times
         if outcome.counts:  # drafts were verified: one event for each request, with several tokens
             decoded, gaps = sum(outcome.counts.values()), len(outcome.counts)
@@ -70,11 +66,12 @@ class Watch:
         elif self._sampled_at:
             self._after_a_stall(now + (end - now) / times)
             gaps -= decodes
-        self._seen += (now, end, times, used, tokens, decoded, gaps)
-        if len(self._seen) >= FULL:
+        seen = self._seen
+        seen += (now, end, times, used, step.tokens - decodes, decoded, gaps)
+        if len(seen) >= FULL:
             self._sum_up()
         if scheduler.waiting:
-            what = _held_by(scheduler, decodes + tokens)
+            what = _held_by(scheduler, step.tokens)
             self.held_s[what] = self.held_s.get(what, 0.0) + (end - now)
         if end >= self._next_moment:
             self._remember(step, end, used, len(scheduler.waiting))
@@ -102,9 +99,13 @@ class Watch:
     def _gap(self, seconds: Vector, counts: Vector) -> None:
         """So many gaps between tokens of so many seconds each."""
         self.gap_s += float(seconds @ counts)
-        places, which = np.unique((np.log(seconds) * BINS).astype(np.int64), return_inverse=True)
-        for place, count in zip(places.tolist(), np.bincount(which, counts).tolist(), strict=True):
-            self.gaps[place] = self.gaps.get(place, 0) + int(count)
+        if not len(seconds):
+            return
+        places = (np.log(seconds) * BINS).astype(np.int64)
+        first = int(places.min())
+        tokens = np.bincount(places - first, counts)
+        for place in np.flatnonzero(tokens).tolist():
+            self.gaps[first + place] = self.gaps.get(first + place, 0) + int(tokens[place])
 
     def _stall(self, now: float, step: Step, outcome: Outcome) -> None:
         """Prompts alone: those that decode wait, and those that catch up begin to."""
