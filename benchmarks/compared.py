@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from results import Column
+from results import ENGINES, Column
 
 TOKENS = {"prefill": 512, "b1": 1, "b8": 8, "b32": 32}  # that a timed step computes
 OURS = "membound"
@@ -81,10 +81,12 @@ def share_of_roof(column: Column) -> float:
 
 
 def attained(target: Target, column: Column) -> float | None:
-    """What the target's figure came to; None where one of the two has none."""
+    """What the target's figure came to; None where one of the two has none, or a peer was left out."""
     if OURS not in measured(column):
         return None
     if target.of == "roof":
         return share_of_roof(column)
+    if target.of == "best peer" and not column["engines"].keys() >= set(ENGINES):
+        return None  # the best may be one that was not run
     peer = best_peer(column, "seconds") if target.of == "best peer" else target.of
     return lead(column, peer) if peer in measured(column) else None

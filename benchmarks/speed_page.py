@@ -62,8 +62,8 @@ def asked(kept: Kept) -> Iterator[str]:
             got = "not measured" if value is None else f"{value:.2f}"
             met = "" if value is None else "met" if value >= target.least else "**missed**"
             rows.append((LABELS[model], f"{TITLES[target.column]}, {of}", f"≥ {target.least}", got, met))
-    yield "## What was asked, and what came\n"
-    yield table(("model", "figure", "asked", "measured", ""), rows) + "\n"
+    yield "## Targets\n"
+    yield table(("model", "figure", "target", "measured", ""), rows) + "\n"
 
 
 def cell(column: Column, name: str, engine: str) -> str:
