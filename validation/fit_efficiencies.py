@@ -3,18 +3,19 @@ operations (ops/ of the data).
 
 Single operations give the first values; closed loops then move them, held back by them (a prior of 30 %),
 since what was measured alone is not quite what runs in an engine, and strong priors carry over better to
-unseen parts. What an engine does differently on a part is a factor of its own, held to one by a prior of
-5 %. Writes the fit to all, the fits without each GPU and each model, and the intervals that their
-residuals give.
+unseen parts. Most of what is left is an offset that all rows of a deployment share, so rows of one
+deployment are taken as correlated: many rows of one tell the shape of its curve, and its offset once. What
+an engine does differently on a part is a factor of its own, held to one by a prior of 10 %. Writes the fit
+to all, the fits without each GPU and each model, and the intervals that their residuals give.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from membound.costs.calibration import FILE
@@ -23,18 +24,25 @@ from membound.scoreboard.board import LEFT_OUT, usable_rows
 from membound.scoreboard.recorded import Recorder
 from validation.intervals import write_intervals
 from validation.operations import Fit, Vector, all_reduce, attention, matrix_products
-from validation.serving_rows import ENGINES, KINDS, Measured, Steps, measured
+from validation.serving_rows import ENGINES, KINDS, SKEWS, Measured, Steps, measured
 from validation.write import write
 
 PRIOR_SIGMA = 0.3  # of a value's logarithm
-SIGMAS = {"offsets": 0.05, "server": 0.6, "bandwidth": 0.06}  # single operations tell bandwidths well
+SIGMAS = {
+    "offsets": 0.1,
+    "server": 0.6,
+    "bandwidth": 0.06,  # single operations tell bandwidths well
+    "prompt": 0.05,  # read off the steps of TensorRT-LLM that took as long on four ranks as on eight
+    "link": 0.25,
+}
 MOST_BANDWIDTH, MOST = 0.93, 0.98  # shares that no kernel was seen to exceed
-TTFT_WEIGHT = 0.7
-TPOT_SCALE, TTFT_SCALE = 0.1, 0.3  # relative errors from which a residual counts less than its square
+# Standard deviations of logarithms: of a deployment's offset, and of a row about it.
+TPOT_SPREAD, TTFT_SPREAD = (0.1, 0.15), (0.15, 0.3)
+# Microseconds per layer, step, sequence, and layer of a step with prompts; milliseconds of a server.
 OVERHEADS = {
-    "vllm": (6.8, 710.0, 4.0, 18.0),
-    "sglang": (6.4, 680.0, 4.0, 138.0),
-    "trtllm": (4.2, 390.0, 2.0, 32.0),
+    "vllm": (6.8, 710.0, 4.0, 150.0, 18.0),
+    "sglang": (6.4, 680.0, 4.0, 300.0, 138.0),
+    "trtllm": (4.2, 390.0, 2.0, 650.0, 20.0),
 }
 Values = dict[str, float]
 
@@ -65,16 +73,21 @@ def priors(folder: Path) -> Values:
         "experts compute_8": 0.3,
         "experts compute_4": 0.3,
         "experts unpack": 130.0,
+        "experts widen_launch_us": 10.0,
+        "form activation_share": 0.8,
+        "form expert_skew": 0.4,
         "form expert_imbalance": 0.1,
         "collectives launch_us": reduce.values["launch_s"] * 1e6,
         "collectives latency_share": reduce.values["latency_share"],
         "collectives link_share": reduce.values["link_share"],
     }
-    for engine, (layer, step, sequence, server) in OVERHEADS.items():
+    for engine, (layer, step, sequence, prompts, server) in OVERHEADS.items():
         values[f"{engine} per_layer_us"] = layer
         values[f"{engine} per_step_us"] = step
         values[f"{engine} per_sequence_us"] = sequence
+        values[f"{engine} prompt_layer_us"] = prompts
         values[f"{engine} server_ms"] = server
+        values[f"{engine} link_factor"] = 1.0
     return values
 
 
@@ -97,21 +110,38 @@ def step_seconds(values: Values, steps: Steps) -> Vector:
             compute[place, bits] = values.get(f"{kind} compute_{bits}", compute[place, bits])
     experts = k.kind == KINDS.index("experts")
     slow = 1 + np.where(experts, values["form expert_imbalance"] * steps.spread[k.step], 0)
-    memory = k.memory * slow / bandwidth[k.kind]
+    chosen = np.where(experts, _distinct(steps, values["form expert_skew"])[k.step], 1.0)
+    memory = k.memory * slow * chosen / bandwidth[k.kind]
     math = k.math * slow / compute[k.kind, k.bits]
-    math += np.where(experts, values["experts unpack"] * k.widened * slow, 0.0)
-    each = np.sqrt(memory**2 + math**2) + k.launches * launch[k.kind]
+    math += np.where(experts, values["experts unpack"] * k.widened * slow * chosen, 0.0)
+    starts = launch[k.kind] + np.where(
+        experts & (k.widened > 0), values["experts widen_launch_us"] * 1e-6, 0.0
+    )
+    each = np.sqrt(memory**2 + math**2) + k.launches * starts
     total: Vector = np.bincount(k.step, each, len(steps.row)).astype(np.float64)
     total = total + values["collectives launch_us"] * 1e-6 * steps.reductions
     total += values["collectives latency_share"] * steps.latencies
-    total += steps.wire / values["collectives link_share"]
-    for place, engine in enumerate(ENGINES):
-        per_layer, per_step, per_sequence = (
-            values[f"{engine} per_{what}_us"] * 1e-6 for what in ("layer", "step", "sequence")
-        )
-        extra = per_layer * steps.layers + per_step + per_sequence * steps.sequences
-        total += np.where(steps.engine == place, extra, 0.0)
-    return total
+    total += steps.activations / values["form activation_share"]
+
+    def of_engine(name: str) -> Vector:
+        return np.array([values[f"{engine} {name}"] for engine in ENGINES])[steps.engine]
+
+    total += steps.wire / (values["collectives link_share"] * of_engine("link_factor"))
+    per_step = of_engine("per_step_us") * 1e-6
+    total += of_engine("per_layer_us") * 1e-6 * steps.layers + per_step
+    total += of_engine("per_sequence_us") * 1e-6 * steps.sequences
+    floor = (of_engine("prompt_layer_us") * 1e-6 * steps.layers + per_step) * steps.prompts
+    floored: Vector = np.maximum(total, floor)
+    return floored
+
+
+def _distinct(steps: Steps, skew: float) -> Vector:
+    """Experts that each step chooses under a skew, over those of a uniform routing."""
+    width = SKEWS[1] - SKEWS[0]
+    place = min(max(skew / width, 0.0), len(SKEWS) - 1.001)
+    below, share = int(place), place % 1.0
+    found: Vector = (1 - share) * steps.distinct[:, below] + share * steps.distinct[:, below + 1]
+    return found
 
 
 def predicted(values: Values, data: Measured) -> tuple[Vector, Vector]:
@@ -130,20 +160,20 @@ def fit(start: Values, data: Measured, rows: Vector) -> tuple[Values, Values]:
     start = {**start, **seen}
     names = list(start)
     first = np.log([start[name] for name in names])
-    is_share = [name.split()[1].startswith(("bandwidth", "compute", "link")) for name in names]
+    is_share = [
+        name.split()[1].startswith(("bandwidth", "compute", "link_share", "activation")) for name in names
+    ]
     most = np.array([MOST_BANDWIDTH if name.endswith("bandwidth") else MOST for name in names])
     upper = np.where(is_share, np.log(most), first + 3)
     sigma = np.array([_sigma(name) for name in names])
-    weights = _weights(data)[rows]
+    group = _groups(data)[rows]
 
     def residuals(logs: Vector) -> Vector:
         tpot, ttft = predicted(dict(zip(names, np.exp(logs).tolist(), strict=True)), data)
-        off = np.nan_to_num(np.log(tpot / data.tpot_s))[rows]
-        late = np.nan_to_num(np.log(ttft / data.ttft_s))[rows]
         return np.concatenate(
             [
-                _soft(off / TPOT_SCALE) * weights,
-                TTFT_WEIGHT * _soft(late / TTFT_SCALE) * weights,
+                _soft(_whitened(np.log(tpot / data.tpot_s)[rows], group, *TPOT_SPREAD)),
+                _soft(_whitened(np.log(ttft / data.ttft_s)[rows], group, *TTFT_SPREAD)),
                 (logs - first) / sigma,
             ]
         )
@@ -175,11 +205,22 @@ def _soft(z: Vector) -> Vector:
     return found
 
 
-def _weights(data: Measured) -> Vector:
-    """Square roots of weights: a deployment counts as the root of its rows, so that none drowns others."""
-    groups = [(row.deployment.group, row.deployment.layout) for row in data.rows]
-    count = Counter(groups)
-    return np.array([count[group] ** -0.25 for group in groups])
+def _groups(data: Measured) -> NDArray[np.int64]:
+    """Of each row, the number of its deployment."""
+    known: dict[object, int] = {}
+    found = [known.setdefault((row.source, row.deployment), len(known)) for row in data.rows]
+    return np.array(found)
+
+
+def _whitened(off: Vector, group: NDArray[np.int64], shared: float, own: float) -> Vector:
+    """Residuals with variance one and no correlation, of such that share an offset within a group; those
+    that are missing are zero.
+    """
+    there = np.isfinite(off)
+    count = np.bincount(group, there)
+    mean = np.bincount(group, np.where(there, off, 0.0)) / np.maximum(count, 1)
+    known = 1 - 1 / np.sqrt(1 + count * shared**2 / own**2)  # of the mean, what goes for the offset
+    return np.where(there, (off - (known * mean)[group]) / own, 0.0)
 
 
 def _say(name: str, fit: Fit) -> None:

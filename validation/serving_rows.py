@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from membound.costs.calibration import IDEAL
-from membound.costs.roofline import StepCost
+from membound.costs.features import Features
+from membound.costs.kernels import activations
+from membound.costs.roofline import ACTIVATION_BYTES, StepCost
 from membound.hardware.accelerator import RATES
 from membound.scoreboard.recorded import Condensed, Recorder, cost_of
 from membound.scoreboard.rows import Deployment, Row
@@ -20,6 +22,7 @@ from membound.scoreboard.rows import Deployment, Row
 Vector = NDArray[np.float64]
 KINDS = ("matmul", "attention", "prefill", "experts", "recurrence", "other")
 ENGINES = ("vllm", "sglang", "trtllm")
+SKEWS = np.linspace(0.0, 1.5, 16)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class Steps:
     latencies: Vector  # seconds of a link's latency for each doubling of the ranks, all collectives together
     wire: Vector  # seconds of their bytes at the link's peak
     spread: Vector  # log2 of the expert-parallel ranks
+    prompts: Vector  # whether there are any
+    activations: Vector  # seconds at the memory's peak of what passes between kernels
+    distinct: Vector  # (steps, SKEWS): experts chosen under a skewed routing, as a share of a uniform one's
     ttft: Vector
     tpot: Vector
 
@@ -92,7 +98,7 @@ def measured(rows: list[Row], record: Recorder) -> Measured:
         rows,
         Steps(
             entries, row_of, engine, s["layers"], s["sequences"], s["reductions"], s["latencies"], s["wire"],
-            s["spread"], s["ttft"], s["tpot"],
+            s["spread"], s["prompts"], s["activations"], s["distinct"], s["ttft"], s["tpot"],
         ),
         np.array([ENGINES.index(row.deployment.engine) for row in rows]),
         pairs,
@@ -154,6 +160,30 @@ def _plain(cost: StepCost, found: Vector, kinds: Condensed, row: int, engine: in
         "latencies": np.full(count, latencies),
         "wire": wire,
         "spread": np.full(count, np.log2(cost.layout.experts)),
+        "prompts": found[cost.features.place("any_many")],
+        "activations": rows * passed_s(cost),
+        "distinct": distinct(cost, found),
         "ttft": kinds.ttft,
         "tpot": kinds.tpot,
     }
+
+
+def passed_s(cost: StepCost) -> float:
+    """Seconds at the memory's peak of what one row passes between kernels."""
+    elements = sum(
+        len(group.indices) * activations(operator)
+        for group in cost.graphs[0].groups
+        for operator in group.operators
+    )
+    return elements * ACTIVATION_BYTES / cost.cluster.accelerator.bandwidth_bytes_per_s
+
+
+def distinct(cost: StepCost, found: Vector) -> Vector:
+    """Experts that steps choose under each of SKEWS, over those of a uniform routing: (steps, SKEWS)."""
+    share = np.ones((found.shape[1], len(SKEWS)))
+    for place, skew in enumerate(SKEWS):
+        features = Features(cost.features.windows, cost.features.experts, float(skew), cost.features.copies)
+        for shape in cost.features.experts:
+            column = features.place("distinct", shape)
+            share[:, place] = features.with_experts(found.copy())[column] / np.maximum(found[column], 1e-9)
+    return share

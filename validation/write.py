@@ -37,7 +37,7 @@ def write(values: dict[str, float], errors: dict[str, float], path: Path) -> Non
 
     text = COMMENT + "\n[form]\n"
     text += 'sharpness = { value = 2.0, error = "chosen: 2 to 3 fit alike, and a square root is quick" }\n'
-    text += line("form", "expert_imbalance")
+    text += line("form", "activation_share") + line("form", "expert_skew") + line("form", "expert_imbalance")
     for kind in ("matmul", "attention", "prefill", "experts"):
         text += f'\n[kinds.{kind}]\nsource = "fitted"\n' + line(kind, "launch_us")
         if f"{kind} bandwidth" in values:
@@ -45,7 +45,9 @@ def write(values: dict[str, float], errors: dict[str, float], path: Path) -> Non
         else:
             text += f"bandwidth = {{ value = {values['attention bandwidth']:.4g}, {LIKE_DECODE} }}\n"
         shares = [
-            name.split()[1] for name in values if name.startswith((f"{kind} compute", f"{kind} unpack"))
+            name.split()[1]
+            for name in values
+            if name.startswith((f"{kind} compute", f"{kind} unpack", f"{kind} widen"))
         ]
         text += "".join(line(kind, share) for share in shares)
         if not shares:
@@ -53,10 +55,17 @@ def write(values: dict[str, float], errors: dict[str, float], path: Path) -> Non
     text += ASSUMED + "\n[collectives]\n"
     text += "".join(line("collectives", n) for n in ("launch_us", "latency_share", "link_share"))
     for engine in ENGINES:
-        names = ("per_layer_us", "per_step_us", "per_sequence_us", "server_ms")
+        names = (
+            "per_layer_us",
+            "per_step_us",
+            "per_sequence_us",
+            "prompt_layer_us",
+            "link_factor",
+            "server_ms",
+        )
         text += f"\n[engines.{engine}]\n" + "".join(line(engine, name) for name in names)
     offsets = sorted(name for name in values if name.startswith("offsets "))
-    text += "\n# Factors on a step of an engine on a part, held to one by a prior of 5 %.\n[offsets]\n"
+    text += "\n# Factors on a step of an engine on a part, held to one by a prior of 10 %.\n[offsets]\n"
     for name in offsets:
         pair = name.removeprefix("offsets ")
         text += f'"{pair}" = {{ value = {values[name]:.4g}, error = {errors[name]:.2g} }}\n'

@@ -316,7 +316,7 @@ def roofline(
         int | None, typer.Option("--prompt", help="Tokens of the prompt; default: the context.")
     ] = None,
     skew: Annotated[
-        float, typer.Option("--skew", help="Of expert routing: popularity falls as rank^-skew.")
+        float, typer.Option("--skew", help="Of expert routing: popularity falls as rank^-skew; 0: uniform.")
     ] = 0.0,
     engine: Annotated[str, typer.Option("--engine", help="vllm, sglang, trtllm or none.")] = "vllm",
     ideal: Annotated[bool, typer.Option("--ideal", help="The datasheet's roof alone.")] = False,
@@ -414,8 +414,12 @@ def simulate(
         bool, typer.Option("--prefix-caching/--no-prefix-caching", help="Reuse cached prefixes.")
     ] = True,
     skew: Annotated[
-        float, typer.Option("--skew", help="Of expert routing: popularity falls as rank^-skew.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--skew",
+            help="Of expert routing: popularity falls as rank^-skew; default: as fitted, 0: uniform.",
+        ),
+    ] = None,
     ideal: Annotated[bool, typer.Option("--ideal", help="The datasheet's roof alone.")] = False,
     replicas: Annotated[int, typer.Option("--replicas", help="Equal deployments side by side.")] = 1,
     routing: Annotated[

@@ -44,7 +44,7 @@ class Question:
     kv: str | None = None
     activations: str | None = None
     engine: str = "vllm"
-    skew: float = 0.0
+    skew: float | None = None
     ideal: bool = False
     max_num_seqs: int | None = None
     max_batched_tokens: int | None = None

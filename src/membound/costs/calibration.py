@@ -26,6 +26,7 @@ class Efficiency:
     bandwidth: float = 1.0  # share of the memory's peak
     compute: Mapping[int, float] = field(default_factory=dict)  # share of the peak, by bits of an operand
     unpack: float = 0.0  # operations' worth of time to widen one weight that is stored in fewer bits
+    widen_launch_s: float = 0.0  # further launches where weights must be widened: the kernels are not fused
     source: str = "datasheet"
 
     def compute_share(self, bits: int) -> float:
@@ -40,6 +41,8 @@ class Overhead:
     per_layer_s: float = 0.0
     per_step_s: float = 0.0
     per_sequence_s: float = 0.0
+    prompt_layer_s: float = 0.0  # least time of a layer in a step with prompts, launched kernel by kernel
+    link_factor: float = 1.0  # on the share of a link that its collectives reach
     server_s: float = 0.0  # of each request, before it waits: HTTP, text to tokens, and back for the first
 
 
@@ -50,6 +53,8 @@ class Calibration:
     kinds: Mapping[str, Efficiency] = field(default_factory=dict)
     engines: Mapping[str, Overhead] = field(default_factory=dict)
     sharpness: float | None = None
+    activation_share: float | None = None  # of the memory's peak, between kernels; None counts no activations
+    expert_skew: float = 0.0  # of routing where none is stated: popularity falls as rank^-skew
     expert_imbalance: float = 0.0  # of the slowest rank, for each doubling of expert-parallel ranks
     reduce_launch_s: float = 0.0
     link_share: float = 1.0  # of a link's peak
@@ -88,6 +93,7 @@ class Calibration:
                     bandwidth=share(kind.bandwidth),
                     compute={bits: share(value) for bits, value in kind.compute.items()},
                     unpack=kind.unpack * kernels,
+                    widen_launch_s=kind.widen_launch_s * fixed,
                 )
                 for name, kind in self.kinds.items()
             },
@@ -97,9 +103,11 @@ class Calibration:
                     per_layer_s=engine.per_layer_s * fixed,
                     per_step_s=engine.per_step_s * fixed,
                     per_sequence_s=engine.per_sequence_s * fixed,
+                    prompt_layer_s=engine.prompt_layer_s * fixed,
                 )
                 for name, engine in self.engines.items()
             },
+            activation_share=None if self.activation_share is None else share(self.activation_share),
             reduce_launch_s=self.reduce_launch_s * fixed,
             latency_share=self.latency_share * fixed,
             link_share=share(self.link_share),
@@ -130,6 +138,7 @@ def fitted(path: Path = FILE) -> Calibration:
                 if f"compute_{bits}" in table
             },
             unpack=table["unpack"]["value"] if "unpack" in table else 0.0,
+            widen_launch_s=table["widen_launch_us"]["value"] * 1e-6 if "widen_launch_us" in table else 0.0,
             source=table["source"],
         )
         for name, table in values["kinds"].items()
@@ -139,6 +148,8 @@ def fitted(path: Path = FILE) -> Calibration:
             per_layer_s=table["per_layer_us"]["value"] * 1e-6,
             per_step_s=table["per_step_us"]["value"] * 1e-6,
             per_sequence_s=table["per_sequence_us"]["value"] * 1e-6,
+            prompt_layer_s=table["prompt_layer_us"]["value"] * 1e-6,
+            link_factor=table["link_factor"]["value"],
             server_s=table["server_ms"]["value"] * 1e-3,
         )
         for name, table in values["engines"].items()
@@ -147,6 +158,8 @@ def fitted(path: Path = FILE) -> Calibration:
         kinds=kinds,
         engines={**engines, "none": Overhead(), "membound": NATIVE},
         sharpness=value("form", "sharpness"),
+        activation_share=value("form", "activation_share"),
+        expert_skew=value("form", "expert_skew"),
         expert_imbalance=value("form", "expert_imbalance"),
         reduce_launch_s=value("collectives", "launch_us") * 1e-6,
         link_share=value("collectives", "link_share"),

@@ -28,7 +28,7 @@ class Deployment:
     layout: Layout
     precisions: Precisions
     engine: str = "vllm"
-    skew: float = 0.0  # of expert routing: popularity falls as rank^-skew
+    skew: float | None = None  # of expert routing: popularity falls as rank^-skew; None is as fitted
     calibration: Calibration = field(default_factory=fitted)
 
     @cached_property
@@ -55,7 +55,7 @@ def deployment(
     kv: str | None = None,
     activations: str | None = None,
     engine: str = "vllm",
-    skew: float = 0.0,
+    skew: float | None = None,
     ideal: bool = False,
     calibration: Calibration | None = None,
 ) -> Deployment:
@@ -63,7 +63,7 @@ def deployment(
 
     Without `tp` a counted node (`8xh100-sxm`) without a layout is used whole, tensor parallel.
     """
-    if not 0 <= skew < float("inf"):
+    if skew is not None and not 0 <= skew < float("inf"):
         raise InputError(f"--skew must be 0 or more, it is {skew}")
     known, cluster = dimensions_of(model), find(hardware)
     if tp is None:

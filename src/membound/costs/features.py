@@ -91,7 +91,7 @@ class Features:
             plain += [single, pairs, keys, chosen]
         if not self.experts:
             return np.array(plain)
-        return self._with_experts(np.array(plain + [0.0] * len(self.experts)))
+        return self.with_experts(np.array(plain + [0.0] * len(self.experts)))
 
     def decoding(
         self, sequences: int, context: Mapping[Window, int], chunks: Iterable[tuple[int, int] | Chunk] = ()
@@ -123,15 +123,17 @@ class Features:
             seen = context + 1 if window is None else np.minimum(context + 1, window)
             found[place] = sequences * seen
             found[place + 1 : place + 4] = _chunk_features(tokens, cached, window)
-        return self._with_experts(found)
+        return self.with_experts(found)
 
-    def _with_experts(self, found: Vector) -> Vector:
+    def with_experts(self, found: Vector) -> Vector:
+        """Fills in the experts that the rows of each step choose; changes and returns `found`."""
         rows = found[self.place("rows")] * self.copies
         for shape, (missed, counts, experts) in zip(self.experts, self._chances, strict=True):
             if len(counts) == 1:
                 touched = experts * (1.0 - missed[0] ** rows)
             else:
-                touched = experts - (counts @ np.power.outer(missed, rows))
+                some, place = np.unique(rows, return_inverse=True)
+                touched = (experts - (counts @ np.power.outer(missed, some)))[place.reshape(rows.shape)]
             found[self.place("distinct", shape)] = touched
         return found
 
@@ -150,7 +152,7 @@ class Features:
         """Each of `parts` equal shares of a step."""
         share = found / parts
         share[self.indicators] = found[self.indicators]
-        return self._with_experts(share)
+        return self.with_experts(share)
 
 
 def _chunk_features(tokens: Vector, cached: Vector, window: Window) -> tuple[Vector, Vector, Vector]:

@@ -132,6 +132,7 @@ class FoldedStage:
         self.one, self.many = Terms(one), Terms(many)
         self._combine = _combined(stage.sharpness)
         # Sequences come in linearly, but for recurrent layers, which keep a state for each.
+        self.floor = float(stage.floor[place("any_many")])  # of a step with prompts
         self.of_sequence = float(self._rows.linear[2])
         recurrent = bool(self._rows.memory[:, 2].any() or self._rows.math[:, 2].any())
         kernels = len(one.memory), len(many.memory)
@@ -154,6 +155,8 @@ class FoldedStage:
             total += self.one.seconds((1.0, singles, *keys), self._combine)
         if longer:
             total += self.many.seconds((1.0, longer_rows, *longer), self._combine)
+            if total < self.floor:
+                return self.floor
         return total
 
     def _of_rows(self, rows: float, sequences: float) -> float:

@@ -33,7 +33,7 @@ class PlainCost(FoldedCost):
         assert self.plain
         self._stage = self._stages[0]
         self._one, self._many = self._stage.one, self._stage.many
-        self._of_sequence = self._stage.of_sequence
+        self._of_sequence, self._floor = self._stage.of_sequence, self._stage.floor
         self._attention: dict[int, Curve] = {}  # of so many rows of one token
         self._decoding: dict[int, Curve] = {}  # of a whole step of so many sequences that decode
         # Of prompts, by 1, rows, pairs and keys; without windows all keys are chosen.
@@ -73,6 +73,8 @@ class PlainCost(FoldedCost):
             memory = m0 + m1 * many + m2 * pairs + m3 * longer_keys
             math = c0 + c1 * many + c2 * pairs + c3 * longer_keys
             total += l0 + l1 * many + l2 * pairs + l3 * longer_keys + sqrt(memory * memory + math * math)
+            if total < self._floor:
+                return self._floor
         return total
 
     def run(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from membound.costs.features import Features, Window
 from membound.costs.precisions import Precisions
-from membound.hardware.accelerator import RATES, Accelerator
+from membound.hardware.accelerator import Accelerator
 from membound.models.compressed import CompressedAttention
 from membound.models.latent import Indexer, LatentAttention
 from membound.models.mixtures import Experts
@@ -60,13 +60,13 @@ class Kernel:
     weight_bytes: Coefficients
     kv_bytes: Coefficients
     stored_bits: float = 16.0  # of a weight
+    widens: bool = False  # weights, before they are multiplied
     rival: str = ""  # of kernels with the same rival in a stage, the quickest runs
 
     @property
     def widened(self) -> Coefficients:
         """Weights that are stored in fewer bits than they are multiplied in."""
-        narrow = self.stored_bits < RATES[self.rate]
-        return self.weight_bytes * 8 / self.stored_bits if narrow else np.zeros_like(self.weight_bytes)
+        return self.weight_bytes * 8 / self.stored_bits if self.widens else np.zeros_like(self.weight_bytes)
 
 
 class KernelMaker:
@@ -78,6 +78,7 @@ class KernelMaker:
         self.part = part
         self.copies = copies
         self.kernels: list[Kernel] = []
+        self.activations = 0.0  # elements of a row that pass between kernels, all layers together
 
     def add(
         self, prefix: str, indices: tuple[int, ...], operators: Iterable[Operator], sampled: bool
@@ -85,6 +86,7 @@ class KernelMaker:
         """Kernels of operators that stand in the layers `indices`; the head's rows are those that sample."""
         fused: dict[tuple[str, str, int], Kernel] = {}
         for operator in operators:
+            self.activations += len(indices) * activations(operator)
             for kernel in self._kernels(prefix, indices, operator, sampled):
                 known = fused.setdefault((kernel.name, kernel.rate, kernel.active), kernel)
                 if known is kernel or kernel.rival:
@@ -103,14 +105,15 @@ class KernelMaker:
             return sizes[parameter.name]
 
         place = self.features.place
-        rate, stored_bits = self._rate(prefix, indices, operator)
+        rate, stored_bits, widens = self._rate(prefix, indices, operator)
         layers = len(indices)
         if isinstance(operator, Attention | CompressedAttention | Indexer):
             return [self._attention(operator, part, layers, bytes_of) for part in ("one", "many")]
         if isinstance(operator, LatentAttention):
             return self._latent(operator, layers, bytes_of)
         if isinstance(operator, Experts):
-            return [replace(self._experts(operator, layers, rate, bytes_of), stored_bits=stored_bits)]
+            kernel = self._experts(operator, layers, rate, bytes_of)
+            return [replace(kernel, stored_bits=stored_bits, widens=widens)]
         kind, name = "other", "norms"
         if isinstance(operator, Linear | Head):
             kind, name = "matmul", FUSED.get(operator.name, operator.name)
@@ -119,7 +122,8 @@ class KernelMaker:
         elif operator.name == "token_embd":
             name = "token_embd"
         rows, any_row = ("sampled", "any_sampled") if sampled else ("rows", "any")
-        kernel = replace(self._empty(name, kind, rate, place(any_row), layers), stored_bits=stored_bits)
+        kernel = self._empty(name, kind, rate, place(any_row), layers)
+        kernel = replace(kernel, stored_bits=stored_bits, widens=widens)
         first, second = (operator.cost(_load(rows=r), bytes_of) for r in (1.0, 2.0))
         _put(kernel, place(rows), second, first)
         _put(kernel, place(any_row), _minus(first, _minus(second, first)), Work())
@@ -195,14 +199,15 @@ class KernelMaker:
         flops, weights, kv = (np.zeros(len(self.features)) for _ in range(3))
         return Kernel(name, kind, rate, active, layers, flops, weights, kv)
 
-    def _rate(self, prefix: str, indices: tuple[int, ...], operator: Operator) -> tuple[str, float]:
-        """The rate of an operator's largest matrix, and the bits in which it is stored."""
+    def _rate(self, prefix: str, indices: tuple[int, ...], operator: Operator) -> tuple[str, float, bool]:
+        """Of an operator's largest matrix: its rate, the bits it is stored in, whether these are widened."""
         matrices = [p for p in operator.params() if len(p.shape) > 1]
         if not matrices:
-            return self.part.native_rate("bf16"), 16.0
+            return self.part.native_rate("bf16"), 16.0, False
         largest = max(matrices, key=lambda p: p.elements)
         stored = self.precisions.weight_format(_full(prefix, indices[0], largest.name), largest.shape)
-        return self.precisions.rate(stored, self.part), stored.bits
+        rate = self.precisions.rate(stored, self.part)
+        return rate, stored.bits, self.precisions.widened(stored, self.part)
 
     def _stored_bytes(self, prefix: str, indices: tuple[int, ...], parameter: Parameter) -> float:
         """Bytes of a parameter, the mean of the layers where it stands."""
@@ -228,6 +233,19 @@ class KernelMaker:
             kv_bytes=kv_bytes,
             chosen=one("chosen"),
         )
+
+
+def activations(operator: Operator) -> float:
+    """Elements of a row that an operator takes from, and leaves for, the small kernels around it: norms,
+    rotations, gates, sums. Heads, whose rows are few, are not counted.
+    """
+    if isinstance(operator, Linear):
+        return operator.rows + operator.columns
+    if isinstance(operator, Experts):
+        dims = operator.dims
+        chosen = dims.active * operator.held / dims.experts
+        return chosen * (2 * operator.inputs + (3 if dims.gated else 2) * dims.width)
+    return 0.0
 
 
 def _full(prefix: str, index: int, name: str) -> str:

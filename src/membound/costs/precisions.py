@@ -46,6 +46,15 @@ class Precisions:
             operands = "fp8"
         return part.native_rate(operands)
 
+    def widened(self, stored: Format, part: Accelerator) -> bool:
+        """Whether weights take on more bits before they are multiplied.
+
+        Parts that multiply four bits take such weights as they are, beside activations of eight too.
+        """
+        if stored.rate == "fp4" and "fp4" in part.peaks and RATES[self.rate(stored, part)] <= 8:
+            return False
+        return stored.bits < RATES[self.rate(stored, part)]
+
     def notes(self, part: Accelerator) -> list[str]:
         """What does not run at the rate of its format, in words."""
         stored = {self.weights.main, *(f for _, f in self.weights.rules)} if self.weights else set()

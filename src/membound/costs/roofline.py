@@ -25,6 +25,8 @@ from membound.models.graph import ModelGraph
 from membound.models.mixtures import Experts
 from membound.models.operators import Chunk
 
+ACTIVATION_BYTES = 2  # of one element between kernels
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -59,14 +61,18 @@ class Stage:
         features: Features,
         kernels: list[Kernel],
         exchanges: list[tuple[Collective, Coefficients]],
+        activations: Coefficients,
         overhead: Coefficients,
+        floor: Coefficients,
         cluster: Cluster,
         calibration: Calibration,
         imbalance: float,
     ) -> None:
         self.kernels = kernels
         self.exchanges = exchanges
+        self.activations = activations
         self.overhead = overhead
+        self.floor = floor  # what a step takes at least, whatever its kernels do
         self.sharpness = calibration.sharpness
         part = cluster.accelerator
         efficiencies = [calibration.kind(kernel.kind) for kernel in kernels]
@@ -88,7 +94,7 @@ class Stage:
         self._work = np.stack([traffic, flops]) * self.layers[:, None]
         self.launch = np.zeros_like(self.memory)
         for row, (kernel, efficiency) in enumerate(zip(kernels, efficiencies, strict=True)):
-            self.launch[row, kernel.active] = efficiency.launch_s
+            self.launch[row, kernel.active] = efficiency.launch_s + efficiency.widen_launch_s * kernel.widens
         self.rivals = _rivals([kernel.rival for kernel in kernels])
         self._split_linear(exchanges)
 
@@ -102,6 +108,7 @@ class Stage:
         alone = [row for row in range(len(self.kernels)) if row not in beaten]
         self.linear = (
             self.overhead
+            + self.activations
             + sum((seconds for _, seconds in exchanges), np.zeros_like(self.overhead))
             + self.layers[alone] @ self.launch[alone]
             + self.layers[flat] @ self.memory[flat]
@@ -125,7 +132,8 @@ class Stage:
         total: Vector = self.linear @ found + seconds.sum(axis=0)
         for rows in self.curved_rivals:
             total = total - seconds[rows].max(axis=0)  # of two ways, the slower is not taken
-        return total
+        floored: Vector = np.maximum(total, self.floor @ found)
+        return floored
 
     def _combined(self, memory: Vector, math: Vector) -> Vector:
         """Seconds of operations that read for `memory` and multiply for `math` seconds; may reuse its
@@ -171,7 +179,7 @@ class StepCost:
         layout: Layout,
         calibration: Calibration,
         engine: str = "vllm",
-        skew: float = 0.0,
+        skew: float | None = None,
     ) -> None:
         self.model = model
         self.cluster = cluster
@@ -191,6 +199,7 @@ class StepCost:
         ]
         copies = layout.data if layout.shares_experts else 1
         windows = {window for graph in self.graphs for window in graph.windows}
+        skew = calibration.expert_skew if skew is None else skew
         self.features = Features(windows, mixtures, skew, copies)
         self.stages = [
             self._stage(share, graph, place, calibration, overhead, copies)
@@ -216,7 +225,7 @@ class StepCost:
         if is_last:
             maker.add("", (0,), graph.last, sampled=True)
         exchanges = [
-            (one, self._exchange_seconds(one, calibration))
+            (one, self._exchange_seconds(one, calibration, overhead.link_factor))
             for one in collectives(self.model, share, self.layout, is_first, is_last)
         ]
         extra = np.zeros(len(self.features))
@@ -224,10 +233,28 @@ class StepCost:
         if is_last:
             extra[self.features.place("any")] += overhead.per_step_s
             extra[self.features.place("sequences")] = overhead.per_sequence_s
+        floor, passed = np.zeros(len(self.features)), np.zeros(len(self.features))
+        launches = overhead.prompt_layer_s * len(share.layers)
+        floor[self.features.place("any_many")] = launches + overhead.per_step_s * is_last
+        if calibration.activation_share is not None:
+            bandwidth = self.cluster.accelerator.bandwidth_bytes_per_s * calibration.activation_share
+            passed[self.features.place("rows")] = maker.activations * ACTIVATION_BYTES / bandwidth
         imbalance = 1 + calibration.expert_imbalance * log2(self.layout.experts)
-        return Stage(self.features, maker.kernels, exchanges, extra, self.cluster, calibration, imbalance)
+        return Stage(
+            self.features,
+            maker.kernels,
+            exchanges,
+            passed,
+            extra,
+            floor,
+            self.cluster,
+            calibration,
+            imbalance,
+        )
 
-    def _exchange_seconds(self, one: Collective, calibration: Calibration) -> Coefficients:
+    def _exchange_seconds(
+        self, one: Collective, calibration: Calibration, link_factor: float
+    ) -> Coefficients:
         """Seconds of a collective: a launch, latencies that grow with the ranks, and its bytes over the
         link.
         """
@@ -238,7 +265,8 @@ class StepCost:
         any_row = "any_sampled" if one.sampled else "any"
         launch = calibration.reduce_launch_s + calibration.latency_share * link.latency_s * log2(one.ranks)
         found[self.features.place(any_row)] = one.times * launch
-        per_row = one.times * one.wire_bytes / (link.bandwidth_bytes_per_s * calibration.link_share)
+        share = min(1.0, calibration.link_share * link_factor)
+        per_row = one.times * one.wire_bytes / (link.bandwidth_bytes_per_s * share)
         found[self.features.place("sampled" if one.sampled else "rows")] = per_row
         return found
 
@@ -332,7 +360,11 @@ class StepCost:
                 exchange.name, 0.0, 0.0, float(coefficients @ found), sent / link.bandwidth_bytes_per_s,
                 "link", "fitted" if stage.sharpness else "datasheet",
             )  # fmt: skip
+        passed = float(stage.activations @ found)
+        if passed:
+            merged["activations"] = Operation("activations", 0.0, 0.0, passed, 0.0, "memory", "fitted")
         extra = float(stage.overhead @ found)
+        extra += max(0.0, float(stage.floor @ found) - extra - sum(op.seconds for op in merged.values()))
         if extra:
             merged["engine"] = Operation("engine", 0.0, 0.0, extra, 0.0, "overhead", "fitted")
         return list(merged.values())

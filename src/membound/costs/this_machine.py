@@ -32,6 +32,7 @@ class Parameters:
                 launch_s=kind.launch_s * self.fixed,
                 bandwidth=min(1.0, kind.bandwidth / self.memory),
                 compute={bits: min(1.0, share / self.math) for bits, share in kind.compute.items()},
+                widen_launch_s=0.0,
                 unpack=self.unpack if name in ("matmul", "experts") else 0.0,
             )
 
@@ -46,6 +47,7 @@ class Parameters:
             calibration,
             kinds={name: of(name, kind) for name, kind in calibration.kinds.items()},
             engines={**calibration.engines, ENGINE: scaled},
+            activation_share=None,  # they stay in the caches
         )
 
 

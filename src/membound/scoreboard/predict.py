@@ -25,7 +25,7 @@ class Predictor:
     def __call__(self, row: Row) -> Metrics:
         """TTFT and TPOT (mean, p50, p99) in seconds, and throughput in tokens per second."""
         recording = self.record(row)
-        seconds = self._cost(row)[0].seconds(np.ascontiguousarray(recording.features.T))
+        seconds = _seconds(self._cost(row)[0], recording.features)
         ttft, tpot = recording.latencies(seconds)
         ttft += self._server(row)
         many = tpot[np.isfinite(tpot)]
@@ -43,7 +43,7 @@ class Predictor:
     def means(self, row: Row) -> Metrics:
         """Mean TTFT and TPOT and throughput, from the recording in brief: quicker by far."""
         kinds = self.record.condensed(row)
-        seconds = self._cost(row)[0].seconds(np.ascontiguousarray(kinds.features.T))
+        seconds = _seconds(self._cost(row)[0], kinds.features)
         found = {
             "ttft_mean": float(kinds.ttft @ seconds) + self._server(row),
             "tpot_mean": float(kinds.tpot @ seconds),
@@ -55,8 +55,7 @@ class Predictor:
     def observations(self, row: Row) -> list[Observation]:
         """What was measured of a row, split for a fit of its deployment's own factors."""
         kinds = self.record.condensed(row)
-        features = np.ascontiguousarray(kinds.features.T)
-        whole, kernels = (cost.seconds(features) for cost in self._cost(row))
+        whole, kernels = (_seconds(cost, kinds.features) for cost in self._cost(row))
         found = []
         for measured, weights, server, sigma in (
             (row.tpot_s, kinds.tpot, 0.0, 0.03),
@@ -78,6 +77,11 @@ class Predictor:
             known = cost_of(row.deployment, here), cost_of(row.deployment, kernels_alone(here))
             self._costs[row.deployment] = known
         return known
+
+
+def _seconds(cost: StepCost, features: Vector) -> Vector:
+    """Of recorded steps, (steps, features), whose rows choose experts as this cost thinks."""
+    return cost.seconds(cost.features.with_experts(np.array(features.T, order="C")))
 
 
 def _throughput(row: Row, found: Metrics, whole: float) -> float:
