@@ -67,9 +67,8 @@ def counted(model: str, chunks: list[tuple[int, int]]) -> Work:
 @given(chunks=CHUNKS)
 def test_coefficients_say_what_the_records_say(model: str, chunks: list[tuple[int, int]]) -> None:
     known = dimensions_of(model)
-    cost = StepCost(
-        known, find("b200-sxm"), precisions(known, weights="bf16", kv="bf16"), layout(), fitted(), "none"
-    )
+    formats = precisions(known, weights="bf16", kv="bf16")
+    cost = StepCost(known, find("b200-sxm"), formats, layout(), fitted(), "none", skew=0.0)
     step, work = cost.estimate(chunks), counted(model, chunks)
     assert step.bytes == pytest.approx(work.bytes, rel=1e-9)
     if model not in (

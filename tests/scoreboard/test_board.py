@@ -24,13 +24,14 @@ def test_floors_on_a_fixed_sample(sample: Board) -> None:
     found = overall(sample)
     assert found["n"] > 70
     assert found["coverage"] > 0.95
-    assert found["tpot_median_ape"] < 0.09
-    assert found["tpot_p90_ape"] < 0.24
-    assert found["throughput_median_ape"] < 0.09
-    assert found["ttft_median_ape"] < 0.19
-    assert found["left_out_gpu"]["tpot"]["median_ape"] < 0.2
-    assert found["left_out_model"]["tpot"]["median_ape"] < 0.17
-    assert 0.8 < found["interval_coverage"] <= 1.0
+    assert found["tpot_median_ape"] < 0.07
+    assert found["tpot_p90_ape"] < 0.19
+    assert found["throughput_p90_ape"] < 0.19
+    assert found["throughput_median_ape"] < 0.065
+    assert found["ttft_median_ape"] < 0.13
+    assert found["left_out_gpu"]["tpot"]["median_ape"] < 0.08
+    assert found["left_out_model"]["tpot"]["median_ape"] < 0.1
+    assert 0.85 < found["interval_coverage"] < 0.97
 
 
 def test_left_out_predictions_come_from_other_fits(sample: Board) -> None:
@@ -47,7 +48,7 @@ def test_groups_name_what_they_hold(sample: Board) -> None:
 
 def test_a_run_that_nothing_was_fitted_to() -> None:
     for one in compare_requests():
-        assert abs(one.error) < 0.25, one
+        assert abs(one.error) < (0.08 if one.percentile == 50 else 0.12), one
 
 
 def test_the_command_scores_a_file(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from membound.costs.calibration import fitted
 from membound.costs.deployment import deployment
 from membound.costs.this_machine import ENGINE, Parameters, remember, remembered
 from membound.scoreboard.this_machine import BATCHES, PROMPTS, Sample, fit_steps, predicted_s, saturation
 
-ASKED = deployment("Qwen2.5-0.5B-Instruct", "l4", weights="int8", tp=1, engine=ENGINE)
+SHIPPED = Parameters().applied(fitted())
+ASKED = deployment("Qwen2.5-0.5B-Instruct", "l4", weights="int8", tp=1, engine=ENGINE, calibration=SHIPPED)
 TRUE = Parameters(memory=1.2, math=1.4, unpack=25.0, fixed=1.5)
 
 

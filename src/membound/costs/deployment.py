@@ -10,7 +10,7 @@ from membound.costs.memory import RankMemory, rank_memories
 from membound.costs.parallel import Layout, layout
 from membound.costs.precisions import Precisions, precisions
 from membound.costs.roofline import StepCost
-from membound.costs.this_machine import ENGINE, remembered
+from membound.costs.this_machine import ENGINE, Parameters, remembered
 from membound.errors import InputError
 from membound.hardware.accelerator import Cluster
 from membound.hardware.lookup import find
@@ -75,7 +75,6 @@ def deployment(
     formats = precisions(known, weights, kv, activations)
     if calibration is None:
         calibration = IDEAL if ideal else fitted()
-        own = remembered() if cluster.accelerator.id == "this" and engine == ENGINE and not ideal else None
-        if own is not None:
-            calibration = own.applied(calibration)
+        if cluster.accelerator.id == "this" and engine == ENGINE and not ideal:
+            calibration = (remembered() or Parameters()).applied(calibration)
     return Deployment(model, known, cluster, shape, formats, engine, skew, calibration)

@@ -186,4 +186,4 @@ def this_deployment(path: Path) -> Deployment:
     if path.suffix.lower() != ".gguf":
         raise InputError(f"{path}: calibrate this times a GGUF file; `membound pull smollm2` brings one")
     probe()
-    return deployment(str(path), "this", tp=1, engine=ENGINE, calibration=fitted())
+    return deployment(str(path), "this", tp=1, engine=ENGINE, calibration=Parameters().applied(fitted()))
