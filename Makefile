@@ -39,6 +39,7 @@ bench: build
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/pacing.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/event_loop.py
 
 load: build
 	MEMBOUND_LOAD_SECONDS=300 $(BIN)/pytest -s tests/server/test_load.py

@@ -198,7 +198,9 @@ def test_models(live: Live) -> None:
         ({"max_tokens": 5000}, "lower max_tokens"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"logit_bias": {"paris": 1}}, "'paris' is no token id"),
-        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1: not a number from -100 to 100"),
+        ({"logit_bias": {"1": True}}, "logit_bias.1: not a number"),
+        ({"logit_bias": [1]}, "logit_bias: not an object"),
         ({"extra_body": {"prompt_embeds": "x"}}, "prompt_embeds is not supported"),
         ({"prompt": [10**6]}, "token ids must lie between 0 and"),
         ({"prompt": []}, "prompt"),
@@ -220,6 +222,7 @@ def test_refusals_name_the_field(live: Live, options: dict[str, object], message
             "messages.0.content",
         ),
         ({"messages": [{"role": "user"}]}, "Field required", "messages.0.content"),
+        ({"messages": [*QUESTION * 300, {"role": "user"}]}, "Field required", "messages.300.content"),
         ({"tool_choice": "sometimes"}, "'none', 'auto' or 'required'", "tool_choice"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},

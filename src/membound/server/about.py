@@ -14,7 +14,7 @@ from membound.server.answers import shown_token
 from membound.server.errors import ApiError
 from membound.server.fields import PromptId, Wire
 from membound.server.json_body import JsonRoute
-from membound.server.messages import Message, for_template
+from membound.server.messages import Messages, for_template
 from membound.server.served import Served
 from membound.server.streams import to_json
 
@@ -51,7 +51,7 @@ class TokenizeFields(Wire):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool = False
@@ -75,8 +75,7 @@ async def tokenize(fields: TokenizeFields, request: Request) -> Response:
             assert fields.prompt is not None
             return served.text.encode(fields.prompt, add_bos=None if fields.add_special_tokens else False)
         text = served.text.chat(
-            [for_template(message) for message in fields.messages],
-            add_generation_prompt=fields.add_generation_prompt,
+            for_template(fields.messages), add_generation_prompt=fields.add_generation_prompt
         )
         return served.text.encode(text, special=True, add_bos=False)
 

@@ -22,6 +22,7 @@ from membound.server.log import RequestLog, logger
 from membound.server.served import Served
 from membound.server.settings import Settings
 from membound.server.streams import ClientGoneError
+from membound.server.turns import Turns
 
 LOOK_S = 0.5
 
@@ -64,6 +65,7 @@ def create_app(served: Served) -> FastAPI:
             allow_headers=["*"],
         )
     app.add_middleware(RequestLog)
+    app.add_middleware(Turns)
     return app
 
 

@@ -17,7 +17,7 @@ from membound.server.generation import constrained, following
 from membound.server.guidance import grammar_of
 from membound.server.json_body import JsonRoute
 from membound.server.log import Told
-from membound.server.messages import Message, for_template
+from membound.server.messages import Messages, for_template
 from membound.server.sampling import sampling_of
 from membound.server.served import Served
 from membound.server.streams import DONE, EventStream, TextEvent, sse, to_json, unless_gone
@@ -41,7 +41,7 @@ router = APIRouter(route_class=JsonRoute)
 class ChatFields(GenerationFields):
     """The body of /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Messages
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
@@ -146,7 +146,7 @@ def _job(fields: ChatFields, tools: Tools, served: Served) -> Job:
         max_tokens=min(limits) if limits else None,
         logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
     )
-    messages = template_messages([for_template(message) for message in fields.messages])
+    messages = template_messages(for_template(fields.messages))
     offered = [tool.model_dump(exclude_none=True) for tool in tools.offered]
     text = served.text.chat(messages, tools=offered or None, **(fields.chat_template_kwargs or {}))
     prompt = served.text.encode(text, special=True, add_bos=False)

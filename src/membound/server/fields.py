@@ -2,9 +2,18 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+BIAS_LIMIT = 100
 Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 Stop = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
@@ -26,6 +35,8 @@ def _number(value: object) -> object:
     return value
 
 
+# Perhaps as many as there are tokens: looked at in a thread, beside the vocabulary.
+Biases = dict[str, Annotated[float, Field(ge=-BIAS_LIMIT, le=BIAS_LIMIT)]]
 OnlyFalse = Annotated[Literal[False] | None, BeforeValidator(_boolean)]
 OnlyOne = Annotated[Literal[1] | None, BeforeValidator(_number)]
 
@@ -84,7 +95,7 @@ class GenerationFields(Wire):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: SkipValidation[Biases | None] = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stop_token_ids: list[TokenId] | None = None

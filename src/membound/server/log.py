@@ -37,7 +37,8 @@ class Told:
         if fields.user is not None:
             told.asked["user"] = fields.user
         if request.app.state.served.settings.log_prompts:
-            told.asked["prompt"] = fields.model_dump(include={"prompt", "messages"}, exclude_none=True)
+            said = {name: getattr(fields, name, None) for name in ("prompt", "messages")}
+            told.asked["prompt"] = {name: words for name, words in said.items() if words is not None}
         return told
 
     def outcome(self) -> dict[str, Any]:

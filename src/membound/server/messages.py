@@ -1,11 +1,15 @@
 """The messages of a conversation, as chat templates take them."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SkipValidation, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
+from membound.server.errors import of_validation
 from membound.server.fields import Wire
+
+AT_ONCE = 256  # messages that are looked at before other threads have their turn
 
 
 class TextPart(Wire):
@@ -63,9 +67,32 @@ class ToolMessage(Wire):
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+# A conversation may have thousands: `for_template` looks at them, in a thread.
+Messages = Annotated[list[SkipValidation[Message]], Field(min_length=1)]
+_part = TypeAdapter(list[Message])
 
 
-def for_template(message: Message) -> dict[str, Any]:
+def for_template(messages: Messages) -> list[dict[str, Any]]:
+    """As chat templates take them; ApiError where one is none."""
+    return [_for_template(message) for message in _checked(messages)]
+
+
+def _checked(messages: Messages) -> Iterator[Message]:
+    for start in range(0, len(messages), AT_ONCE):
+        try:
+            yield from _part.validate_python(messages[start : start + AT_ONCE])
+        except ValidationError as error:
+            faults = [_placed(fault, start) for fault in error.errors()]
+            raise of_validation(faults, {"messages": messages}) from None
+
+
+def _placed(fault: Any, start: int) -> dict[str, Any]:
+    """A fault of a part as one of the body."""
+    place, *within = fault["loc"]
+    return {**fault, "loc": ("body", "messages", start + place, *within)}
+
+
+def _for_template(message: Message) -> dict[str, Any]:
     """Content as one text, a developer as the system, what is absent left out."""
     role = "system" if message.role == "developer" else message.role
     found: dict[str, Any] = {"role": role, "content": _text(message.content)}

@@ -3,7 +3,7 @@
 import secrets
 
 from membound.server.errors import ApiError
-from membound.server.fields import GenerationFields
+from membound.server.fields import BIAS_LIMIT, GenerationFields
 from membound.serving.sampling import Sampling
 
 
@@ -38,12 +38,19 @@ def sampling_of(
     )
 
 
-def _biases(biases: dict[str, float] | None, vocabulary: int) -> tuple[tuple[int, float], ...]:
-    found = []
-    for token, bias in (biases or {}).items():
+def _biases(biases: object, vocabulary: int) -> tuple[tuple[int, float], ...]:
+    """Of what a request said, which nobody has looked at before."""
+    if biases is None:
+        return ()
+    if not isinstance(biases, dict):
+        raise ApiError(400, "logit_bias: not an object of token ids and numbers", param="logit_bias")
+    found = {}
+    for token, bias in biases.items():
         if not (token.isascii() and token.isdigit() and int(token) < vocabulary):
-            raise ApiError(
-                400, f"logit_bias: {token!r} is no token id from 0 to {vocabulary - 1}", param="logit_bias"
-            )
-        found.append((int(token), bias))
-    return tuple(sorted(dict(found).items()))
+            message = f"logit_bias: {token!r} is no token id from 0 to {vocabulary - 1}"
+            raise ApiError(400, message, param="logit_bias")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or abs(bias) > BIAS_LIMIT:
+            place = f"logit_bias.{token}"
+            raise ApiError(400, f"{place}: not a number from -{BIAS_LIMIT} to {BIAS_LIMIT}", param=place)
+        found[int(token)] = float(bias)
+    return tuple(sorted(found.items()))
