@@ -45,6 +45,7 @@ class IndexerDims:
     heads: int
     head_dim: int
     top_k: int
+    shared: bool = False  # what an earlier layer chose is used again: no products, no cache of their own
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from membound.models.settings import Settings
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk")
 SHARED_COUNT = ("n_shared_experts", "num_shared_experts")
+LATENT = ("routed_expert_hidden_size", "moe_latent_size")
 SHARED_WIDTH = (
     "shared_expert_intermediate_size",
     "moe_shared_expert_intermediate_size",
@@ -35,7 +36,7 @@ def feed_forwards(settings: Settings, family: str, count: int, activation: Activ
     experts = _experts(settings, family, activation)
     gated = family != "nemotron_h"
     if experts is None:
-        settings.ignore(ROUTING | {"moe_intermediate_size", *ACTIVE, *SHARED_COUNT, *SHARED_WIDTH})
+        settings.ignore(ROUTING | {"moe_intermediate_size", *ACTIVE, *SHARED_COUNT, *SHARED_WIDTH, *LATENT})
         return [FeedForwardDims(settings.integer("intermediate_size"), activation, gated)] * count
     sparse = _sparse_layers(settings, count)
     if family == "nemotron_h" or all(sparse):
@@ -74,7 +75,7 @@ def _experts(settings: Settings, family: str, activation: Activation) -> Experts
         shared_gate=family in ("qwen2", "qwen3_next", "qwen3_5"),
         router_bias=family in CORRECTED_ROUTERS,
         expert_bias=family == "gpt_oss",
-        latent=settings.optional_integer("routed_expert_hidden_size"),
+        latent=_first(settings, LATENT),
         latent_norm=settings.flag("latent_moe_use_norm", False),
     )
 
@@ -94,9 +95,13 @@ def _sparse_layers(settings: Settings, count: int) -> list[bool]:
     first = settings.get("first_k_dense_replace") or 0
     frequency = settings.get("moe_layer_freq")
     step = settings.get("decoder_sparse_step") or settings.get("interleave_moe_layer_step") or 1
-    dense = set(settings.get("mlp_only_layers") or ())
-    named = settings.get("moe_layers")
+    dense, named = set(settings.integers("mlp_only_layers")), set(settings.integers("moe_layers"))
+    kinds = settings.kinds("mlp_layer_types", ("dense", "sparse"), count)
+    if kinds is not None:
+        return [kind == "sparse" for kind in kinds]
     if isinstance(frequency, list):
+        if len(frequency) < count:
+            raise InputError(f"{settings.where}: moe_layer_freq must list {count} layers")
         return [bool(flag) for flag in frequency[:count]]
     frequency = frequency or 1
     for key, value in (
@@ -104,10 +109,10 @@ def _sparse_layers(settings: Settings, count: int) -> list[bool]:
         ("decoder_sparse_step", step),
         ("first_k_dense_replace", first),
     ):
-        if not isinstance(value, int):
+        if type(value) is not int:
             raise InputError(f"{settings.where}: {key} must be an integer, it is {value!r}")
-    if named is not None:
-        return [index in set(named) for index in range(count)]
+    if named:
+        return [index in named for index in range(count)]
     return [
         index >= first and index not in dense and (index + 1) % step == 0 and index % frequency == 0
         for index in range(count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from membound.errors import InputError
 from membound.models.architecture import (
@@ -19,12 +19,22 @@ from membound.models.architecture import (
 from membound.models.rope import Rope
 from membound.models.settings import Settings
 
+LATENT_KINDS = ("full_attention", "deepseek_sparse_attention", "sparse_attention")
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def latent_layers(settings: Settings, family: str, count: int, heads: int, rope: Rope) -> list[Mixer]:
-    """DeepSeek-V2 to V3.2, Kimi-K2, GLM-5: every layer the same."""
-    return [_latent(settings, heads, rope)] * count
+    """DeepSeek-V2 to V3.2, Kimi-K2, GLM: layers are the same, but may use an earlier one's choice of keys."""
+    settings.kinds("layer_types", LATENT_KINDS, count)
+    whole = _latent(settings, heads, rope)
+    owners = settings.kinds("indexer_types", ("full", "shared"), count)
+    if owners is None or whole.indexer is None:
+        return [whole] * count
+    settings.ignore({"index_topk_freq", "index_skip_topk_offset"})  # what the list was made by
+    if owners[0] == "shared":
+        raise InputError(f"{settings.where}: indexer_types begins with a layer that has none to share with")
+    reusing = replace(whole, indexer=replace(whole.indexer, shared=True))
+    return [whole if owner == "full" else reusing for owner in owners]
 
 
 def _latent(settings: Settings, heads: int, rope: Rope) -> LatentAttentionDims:
@@ -64,8 +74,9 @@ def compressed_layers(settings: Settings, family: str, count: int, heads: int, r
     if settings.integer("num_key_value_heads", 1) != 1:
         raise InputError(f"{settings.where}: num_key_value_heads must be 1 with compress_ratios")
     head_dim, indexer = settings.integer("head_dim"), _indexer(settings)
-    settings.ignore({"compress_rope_theta"})
-    rotated = Rope(rope.base, settings.integer("qk_rope_head_dim"), rope.pairing, rope.scaling)
+    settings.ignore({"compress_rope_theta", "compress_rope_parameters", "layer_types"})
+    if settings.integer("qk_nope_head_dim", head_dim - rope.dimensions) != head_dim - rope.dimensions:
+        raise InputError(f"{settings.where}: qk_nope_head_dim is not head_dim less qk_rope_head_dim")
 
     def layer(ratio: int) -> CompressedAttentionDims:
         if ratio not in (0, 4, 128):
@@ -79,7 +90,7 @@ def compressed_layers(settings: Settings, family: str, count: int, heads: int, r
             window=settings.integer("sliding_window"),
             ratio=ratio,
             scale=head_dim**-0.5,
-            rope=rotated,
+            rope=rope,
             indexer=indexer if ratio == 4 else None,
         )
 
@@ -96,17 +107,18 @@ def gated_delta_layers(settings: Settings, count: int, attention: AttentionDims)
         kernel=settings.integer("linear_conv_kernel_dim"),
         state_bytes=settings.choice("mamba_ssm_dtype", ELEMENT_BYTES, "float32"),
     )
-    named = settings.get("layer_types")
+    named = settings.kinds("layer_types", ("linear_attention", "full_attention"), count)
     interval = settings.integer("full_attention_interval", 4)
     if named is None:
         named = ["linear_attention" if (i + 1) % interval else "full_attention" for i in range(count)]
-    kinds: Mapping[Any, Mixer] = {"linear_attention": linear, "full_attention": attention}
-    return _named_layers(settings, named, kinds, count)
+    kinds: Mapping[str, Mixer] = {"linear_attention": linear, "full_attention": attention}
+    return [kinds[name] for name in named]
 
 
 def kimi_layers(settings: Settings, family: str, count: int, heads: int, rope: Rope) -> list[Mixer]:
     """Kimi Linear and K3: linear_attn_config lists the layers of each kind, counted from one."""
     latent = _latent(settings, heads, rope)
+    settings.ignore({"layer_types"})
     inner = Settings(settings.get("linear_attn_config") or {}, f"{settings.where}, linear_attn_config")
     linear = KimiDeltaDims(
         heads=inner.integer("num_heads"),
@@ -114,7 +126,7 @@ def kimi_layers(settings: Settings, family: str, count: int, heads: int, rope: R
         kernel=inner.integer("short_conv_kernel_size"),
         full_rank_gate=inner.flag("use_full_rank_gate", False),
     )
-    full, deltas = set(inner.get("full_attn_layers") or ()), set(inner.get("kda_layers") or ())
+    full, deltas = set(inner.integers("full_attn_layers")), set(inner.integers("kda_layers"))
     inner.ignore({"gate_lower_bound"})  # bounds a decay, at no cost
     inner.refuse_unread()
     if full & deltas or full | deltas != set(range(1, count + 1)):
@@ -139,29 +151,20 @@ def nemotron_layers(settings: Settings, count: int, attention: AttentionDims) ->
         bias=settings.flag("mamba_proj_bias", False),
         state_bytes=settings.choice("mamba_ssm_cache_dtype", ELEMENT_BYTES, "float32"),
     )
-    kinds: Mapping[Any, Mixer | None] = {"mamba": mamba, "attention": attention, "moe": None, "mlp": None}
-    return _named_layers(settings, nemotron_kinds(settings, count), kinds, count)
+    kinds: Mapping[str, Mixer | None] = {"mamba": mamba, "attention": attention, "moe": None, "mlp": None}
+    return [kinds[name] for name in nemotron_kinds(settings, count)]
 
 
 def nemotron_kinds(settings: Settings, count: int) -> list[str]:
     """mamba, attention, moe or mlp for each layer."""
-    named = settings.get("layers_block_type")
+    named = settings.kinds("layers_block_type", tuple(PATTERN.values()), count)
     pattern = settings.get("hybrid_override_pattern")
-    if named is None:
-        if not isinstance(pattern, str) or set(pattern) - set(PATTERN):
-            raise InputError(f"{settings.where}: hybrid_override_pattern must be a text of M, *, E and -")
-        named = [PATTERN[letter] for letter in pattern]
-    if len(named) != count:
+    if named is not None:
+        return named
+    if not isinstance(pattern, str) or set(pattern) - set(PATTERN):
+        raise InputError(f"{settings.where}: hybrid_override_pattern must be a text of M, *, E and -")
+    if len(pattern) != count:
         raise InputError(
-            f"{settings.where}: hybrid_override_pattern must have {count} layers, it has {len(named)}"
+            f"{settings.where}: hybrid_override_pattern must have {count} layers, it has {len(pattern)}"
         )
-    return list(named)
-
-
-def _named_layers(settings: Settings, named: Any, kinds: Mapping[Any, Any], count: int) -> list[Any]:
-    if not isinstance(named, list) or len(named) != count:
-        raise InputError(f"{settings.where}: layer_types must list {count} layers")
-    for name in named:
-        if name not in kinds:
-            raise InputError(f"{settings.where}: layer type {name!r} is not supported")
-    return [kinds[name] for name in named]
+    return [PATTERN[letter] for letter in pattern]

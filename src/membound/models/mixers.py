@@ -39,12 +39,15 @@ def latent_attention(d: LatentAttentionDims, hidden: int, eps: float) -> tuple[O
             Linear("attn_gate", d.heads * d.value_dim, hidden, source="h", target="output_gate"),
             Gate("attn_gate_act", "silu", gate="output_gate", up="attended", target="attended"),
         )
+    chooser: tuple[Operator, ...] = ()
+    if d.indexer is not None and not d.indexer.shared:
+        chooser = _indexer(d.indexer, d.query_rank or hidden, hidden)
     return (
         *query,
         Linear("attn_kv_a_mqa", d.kv_rank + d.rope_dim, hidden, source="h", target="latent", bias=d.bias),
         Norm("attn_kv_a_norm", d.kv_rank, eps, source="latent", target="latent"),
         *rotations,
-        *(_indexer(d.indexer, d.query_rank or hidden, hidden) if d.indexer else ()),
+        *chooser,
         LatentAttention(d),
         *gate,
         Linear("attn_output", hidden, d.heads * d.value_dim, source="attended", target="h", bias=d.bias),

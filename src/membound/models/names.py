@@ -82,7 +82,7 @@ def read_config(path: Path) -> Dimensions:
     config = _json(path)
     name = "hf_quant_config.json" if path.name == "config.json" else f"{path.stem}.hf_quant_config.json"
     beside = path.with_name(name)
-    if "quantization_config" not in config and beside.is_file():
+    if config.get("quantization_config") is None and beside.is_file():
         config = {**config, "quantization_config": _json(beside)}
     return dimensions_from_config(config, path.name if path.parent == FOLDER else str(path))
 

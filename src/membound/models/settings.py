@@ -64,6 +64,28 @@ class Settings:
             raise InputError(f"{self.where}: {key} {_short(value)} is not supported (supported: {known})")
         return choices[value]
 
+    def integers(self, key: str) -> list[int]:
+        """The integers of a list; none where it is absent."""
+        value = self.get(key)
+        if not isinstance(value or [], list) or not all(type(item) is int for item in value or ()):
+            raise InputError(f"{self.where}: {key} must be a list of integers, it is {_short(value)}")
+        return list(value or ())
+
+    def kinds(self, key: str, known: Collection[str], count: int) -> list[str] | None:
+        """One of the `known` words for each of `count` layers, or None where the list is absent."""
+        value = self.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != count:
+            raise InputError(f"{self.where}: {key} must list {count} layers")
+        strange = next((word for word in value if not isinstance(word, str) or word not in known), None)
+        if strange is not None:
+            raise InputError(
+                f"{self.where}: layer type {strange!r} in {key} is not supported"
+                f" (supported: {', '.join(known)})"
+            )
+        return value
+
     def ignore(self, keys: Collection[str]) -> None:
         """Marks keys that do not change the mathematics."""
         self._unread.difference_update(keys)
