@@ -6,6 +6,7 @@ round.
 """
 
 import json
+from collections.abc import Iterator
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -412,3 +413,27 @@ def test_a_scheme_beside_a_config_that_leaves_it_null(tmp_path: Path) -> None:
     scheme = read_config(tmp_path / "config.json").quantization
     assert scheme is not None
     assert scheme.main.name == "nvfp4"
+
+
+STRANGE = (None, -1, 0, 1.5, "x", True, 1 << 70, float("nan"), [], [1], [[1]], ["x"], {}, {"a": 1})
+
+
+def changed(config: Any, strange: Any) -> Iterator[Any]:
+    """The config once for each of its settings, at every depth, with the strange value in its place."""
+    for key, value in config.items():
+        yield {**config, key: strange}
+        if isinstance(value, dict):
+            yield from ({**config, key: inner} for inner in changed(value, strange))
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=repr)
+@pytest.mark.parametrize(
+    "name",
+    ["deepseek-ai--DeepSeek-V3.2", "moonshotai--Kimi-K3", "google--gemma-3-270m", "openai--gpt-oss-20b"],
+)
+def test_any_setting_of_a_wrong_kind_is_refused_or_means_something(name: str, strange: Any) -> None:
+    for config in changed(like(name), strange):
+        try:
+            assert graph(config).parameters() > 0
+        except InputError as error:
+            assert "\n" not in str(error)  # noqa: PT017

@@ -96,9 +96,9 @@ def _sparse_layers(settings: Settings, count: int) -> list[bool]:
     frequency = settings.get("moe_layer_freq")
     step = settings.get("decoder_sparse_step") or settings.get("interleave_moe_layer_step") or 1
     dense, named = set(settings.integers("mlp_only_layers")), set(settings.integers("moe_layers"))
-    kinds = settings.kinds("mlp_layer_types", ("dense", "sparse"), count)
+    kinds = settings.kinds("mlp_layer_types", ("dense", "sparse", "moe", "hash_moe"), count)
     if kinds is not None:
-        return [kind == "sparse" for kind in kinds]
+        return [kind != "dense" for kind in kinds]
     if isinstance(frequency, list):
         if len(frequency) < count:
             raise InputError(f"{settings.where}: moe_layer_freq must list {count} layers")

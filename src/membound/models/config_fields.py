@@ -56,7 +56,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 32, "max_position_embeddings": 32_768},
     "qwen2_moe": {"num_key_value_heads": 16},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768},
-    "qwen3_moe": {"num_key_value_heads": 4},
+    "qwen3_moe": {"num_key_value_heads": 4, "head_dim": None},
     "qwen3_vl_moe_text": {"num_key_value_heads": 16},
     "gemma3": {
         "vocab_size": 262_208,
@@ -82,8 +82,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3_5": {"num_key_value_heads": 4, "head_dim": 256},
     "qwen3_5_moe_text": {"num_key_value_heads": 2},
     "llama4": {"num_key_value_heads": 8, "head_dim": 128},
-    "glm": {"num_key_value_heads": 8, "head_dim": 128},
-    "minimax_m2": {"num_key_value_heads": 8},
+    "glm": {"num_key_value_heads": 8},
+    "minimax_m2": {"num_key_value_heads": 8, "use_qk_norm": True, "qk_norm_type": "per_layer"},
     "gpt_oss": {"num_key_value_heads": 8, "head_dim": 64, "sliding_window": 128},
     "nemotron_h": {"num_key_value_heads": 8, "head_dim": 128},
 }
@@ -152,6 +152,6 @@ COST_FREE = frozenset(
     """activation_situ_beta activation_situ_linear_beta attn_output_gate attn_temperature_tuning chunk_size
     expand floor_scale attn_scale full_attn_mod hc_eps hc_sinkhorn_iters interpolate_factor mamba_hidden_act
     mlp_hidden_act moe_router_dtype moe_shared_expert_overlap rescale_prenorm_residual residual_in_fp32
-    swiglu_limit time_step_floor time_step_limit time_step_max time_step_min time_step_rank use_mamba_kernels
+    swiglu_alpha swiglu_limit time_step_floor time_step_limit time_step_max time_step_min time_step_rank use_mamba_kernels
     """.split()  # noqa: SIM905
 )

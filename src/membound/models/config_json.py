@@ -192,7 +192,7 @@ def _grouped(
     """Grouped-query attention that sees all, the rotation of layers that do not, and whether logits are
     capped.
     """
-    head_dim = settings.integer("head_dim", hidden // heads)
+    head_dim = settings.integer("head_dim", hidden // heads if hidden % heads == 0 else None)
     rotated = head_dim
     if family not in RUNNABLE:
         fraction = settings.number("partial_rotary_factor", 1.0)
@@ -277,7 +277,9 @@ def _refuse_other_mathematics(settings: Settings) -> None:
 
 def _windows(settings: Settings, family: str, count: int) -> list[int | None]:
     """Each layer's attention window; None sees the whole context."""
-    window = None if family == "llama" else settings.optional_integer("sliding_window")
+    window = None
+    if family != "llama" and settings.get("sliding_window") != 0:
+        window = settings.optional_integer("sliding_window")
     period_key = next((key for key in PATTERN_KEYS if settings.get(key) is not None), PATTERN_KEYS[0])
     period = settings.integer(period_key, GEMMA3_PATTERN)
     first_sliding = settings.integer("max_window_layers", 28, least=0)
@@ -312,10 +314,9 @@ def _rotated_layers(settings: Settings, count: int) -> list[bool]:
     """Llama 4: layers that rotate see only their chunk of the context; one in four neither rotates nor is
     cut.
     """
-    named = settings.integers("no_rope_layers")
+    named, interval = settings.integers("no_rope_layers"), settings.integer("no_rope_layer_interval", 4)
     if named and len(named) != count:
         raise InputError(f"{settings.where}: no_rope_layers must list {count} layers")
     if named:
         return [bool(rotates) for rotates in named]
-    interval = settings.integer("no_rope_layer_interval", 4)
     return [(index + 1) % interval != 0 for index in range(count)]

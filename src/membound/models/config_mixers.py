@@ -19,7 +19,12 @@ from membound.models.architecture import (
 from membound.models.rope import Rope
 from membound.models.settings import Settings
 
-LATENT_KINDS = ("full_attention", "deepseek_sparse_attention", "sparse_attention")
+COMPRESSED_KINDS = {
+    "sliding_attention": 0,
+    "compressed_sparse_attention": 4,
+    "heavily_compressed_attention": 128,
+}
+LATENT_KINDS = ("indexed_attention", "full_attention", "deepseek_sparse_attention", "sparse_attention")
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -68,13 +73,13 @@ def _indexer(settings: Settings) -> IndexerDims | None:
 
 def compressed_layers(settings: Settings, family: str, count: int, heads: int, rope: Rope) -> list[Mixer]:
     """DeepSeek-V4: the ratio of each layer; ratios beyond the layers belong to the draft head."""
-    ratios = settings.get("compress_ratios")
-    if not isinstance(ratios, list) or len(ratios) < count:
+    ratios = _ratios(settings, count)
+    if len(ratios) < count:
         raise InputError(f"{settings.where}: compress_ratios must list a ratio for each of {count} layers")
     if settings.integer("num_key_value_heads", 1) != 1:
         raise InputError(f"{settings.where}: num_key_value_heads must be 1 with compress_ratios")
     head_dim, indexer = settings.integer("head_dim"), _indexer(settings)
-    settings.ignore({"compress_rope_theta", "compress_rope_parameters", "layer_types"})
+    settings.ignore({"compress_rope_theta", "compress_rope_parameters"})
     if settings.integer("qk_nope_head_dim", head_dim - rope.dimensions) != head_dim - rope.dimensions:
         raise InputError(f"{settings.where}: qk_nope_head_dim is not head_dim less qk_rope_head_dim")
 
@@ -95,6 +100,14 @@ def compressed_layers(settings: Settings, family: str, count: int, heads: int, r
         )
 
     return [layer(ratio) for ratio in ratios[:count]]
+
+
+def _ratios(settings: Settings, count: int) -> list[int]:
+    """compress_ratios as they are, or those of each kind of layer."""
+    kinds = settings.kinds("layer_types", COMPRESSED_KINDS, count)
+    ratios = settings.integers("compress_ratios")
+    rates = {**COMPRESSED_KINDS, **(settings.get("compress_rates") or {})}
+    return ratios or [rates[kind] for kind in kinds or ()]
 
 
 def gated_delta_layers(settings: Settings, count: int, attention: AttentionDims) -> list[Mixer]:
@@ -118,8 +131,16 @@ def gated_delta_layers(settings: Settings, count: int, attention: AttentionDims)
 def kimi_layers(settings: Settings, family: str, count: int, heads: int, rope: Rope) -> list[Mixer]:
     """Kimi Linear and K3: linear_attn_config lists the layers of each kind, counted from one."""
     latent = _latent(settings, heads, rope)
-    settings.ignore({"layer_types"})
-    inner = Settings(settings.get("linear_attn_config") or {}, f"{settings.where}, linear_attn_config")
+    named = settings.kinds("layer_types", ("linear_attention", "full_attention"), count)
+    if named is not None and settings.get("linear_attn_config") is None:
+        linear = KimiDeltaDims(
+            heads=settings.integer("linear_num_heads"),
+            head_dim=settings.integer("linear_head_dim"),
+            kernel=settings.integer("linear_conv_kernel_dim"),
+            full_rank_gate=False,
+        )
+        return [latent if name == "full_attention" else linear for name in named]
+    inner = settings.inside("linear_attn_config")
     linear = KimiDeltaDims(
         heads=inner.integer("num_heads"),
         head_dim=inner.integer("head_dim"),
@@ -136,6 +157,7 @@ def kimi_layers(settings: Settings, family: str, count: int, heads: int, rope: R
     return [latent if index in full else linear for index in range(1, count + 1)]
 
 
+NEWER = {"linear_attention": "mamba", "full_attention": "attention"}
 PATTERN = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
@@ -151,16 +173,16 @@ def nemotron_layers(settings: Settings, count: int, attention: AttentionDims) ->
         bias=settings.flag("mamba_proj_bias", False),
         state_bytes=settings.choice("mamba_ssm_cache_dtype", ELEMENT_BYTES, "float32"),
     )
-    kinds: Mapping[str, Mixer | None] = {"mamba": mamba, "attention": attention, "moe": None, "mlp": None}
-    return [kinds[name] for name in nemotron_kinds(settings, count)]
+    kinds: Mapping[str, Mixer | None] = {"mamba": mamba, "attention": attention}
+    return [kinds.get(name) for name in nemotron_kinds(settings, count)]
 
 
 def nemotron_kinds(settings: Settings, count: int) -> list[str]:
     """mamba, attention, moe or mlp for each layer."""
-    named = settings.kinds("layers_block_type", tuple(PATTERN.values()), count)
+    named = settings.kinds("layers_block_type", (*PATTERN.values(), *NEWER), count)
     pattern = settings.get("hybrid_override_pattern")
     if named is not None:
-        return named
+        return [NEWER.get(name, name) for name in named]
     if not isinstance(pattern, str) or set(pattern) - set(PATTERN):
         raise InputError(f"{settings.where}: hybrid_override_pattern must be a text of M, *, E and -")
     if len(pattern) != count:

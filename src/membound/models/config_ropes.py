@@ -34,6 +34,7 @@ def ropes(settings: Settings, family: str, dimensions: int, context_length: int)
     def rope(values: Any, base: float) -> Rope:
         return _rope(settings.where, values, family, dimensions, base, context_length)
 
+    parameters = parameters.get("main", parameters)  # DeepSeek-V4: its compressed entries have their own
     if "full_attention" in parameters or "sliding_attention" in parameters:
         return (
             rope(parameters.get("full_attention", {}), theta),
@@ -55,7 +56,7 @@ def _rope(where: str, values: Any, family: str, dimensions: int, base: float, co
     if family in OWN_ROTATED:
         fraction = 1.0
     if family == "ministral3":
-        inner.ignore({"llama_4_scaling_beta"})  # a temperature of the attention by position, at no cost
+        inner.ignore({"llama_4_scaling_beta", "max_position_embeddings"})  # a temperature by position
     if family == "phi3" and inner.get(_kind_key(inner)) in BY_PAIR:
         return Rope(base, int(dimensions * fraction), "halves")
     scaling = _scaling(inner, context_length)

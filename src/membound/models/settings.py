@@ -71,6 +71,13 @@ class Settings:
             raise InputError(f"{self.where}: {key} must be a list of integers, it is {_short(value)}")
         return list(value or ())
 
+    def inside(self, key: str) -> Settings:
+        """The settings of an object, which is required."""
+        value = self.get(key)
+        if not isinstance(value, Mapping):
+            raise InputError(f"{self.where}: {key} must be an object, it is {_short(value)}")
+        return Settings(value, f"{self.where}, {key}")
+
     def kinds(self, key: str, known: Collection[str], count: int) -> list[str] | None:
         """One of the `known` words for each of `count` layers, or None where the list is absent."""
         value = self.get(key)
