@@ -209,7 +209,7 @@ ROUND = [
     ("Qwen2-57B-A14B", dense("qwen2_moe", 3584, 18944, 28, 28, 4, 151936, num_experts=64, num_experts_per_tok=8,
         moe_intermediate_size=2560, shared_expert_intermediate_size=20480, decoder_sparse_step=1,
         use_sliding_window=False, max_window_layers=28), 57.41e9, 14e9, pair(28, 4, 128)),
-    ("GLM-4.5", like("zai-org--GLM-4.5-Air", "head_dim", "num_key_value_heads", hidden_size=5120,
+    ("GLM-4.5", like("zai-org--GLM-4.5-Air", "num_key_value_heads", hidden_size=5120,
         num_hidden_layers=92, intermediate_size=12288, moe_intermediate_size=1536, n_routed_experts=160,
         first_k_dense_replace=3, use_qk_norm=True), 352.8e9, 32e9, pair(92, 8, 128)),
     ("GLM-4.7-Flash", GLM_FLASH, 29.9e9, 3.6e9, latent(47)),
@@ -373,6 +373,7 @@ def test_a_large_checkpoint_weighs_what_is_published() -> None:
     [
         (dict(LLAMA, multi_query_latents=3), "multi_query_latents"),
         (dict(LLAMA, text_config=[1]), "text_config"),
+        (like("zai-org--GLM-4.5-Air", "head_dim"), "head_dim is missing"),
         (dict(LLAMA, rope_parameters={"rope_theta": 1e4, "rope_type": "ntk"}), "rope_type 'ntk'"),
         (dict(LLAMA, rope_scaling={"type": "yarn", "factor": 4.0, "attention_bias": 2}), "attention_bias"),
         (like("zai-org--GLM-5-FP8", indexer_types=["full"]), "indexer_types must list 78 layers"),
@@ -415,7 +416,22 @@ def test_a_scheme_beside_a_config_that_leaves_it_null(tmp_path: Path) -> None:
     assert scheme.main.name == "nvfp4"
 
 
-STRANGE = (None, -1, 0, 1.5, "x", True, 1 << 70, float("nan"), [], [1], [[1]], ["x"], {}, {"a": 1})
+STRANGE: tuple[Any, ...] = (
+    None,
+    -1,
+    0,
+    1.5,
+    "x",
+    True,
+    1 << 70,
+    float("nan"),
+    [],
+    [1],
+    [[1]],
+    ["x"],
+    {},
+    {"a": 1},
+)
 
 
 def changed(config: Any, strange: Any) -> Iterator[Any]:

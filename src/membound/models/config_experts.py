@@ -5,6 +5,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from membound.errors import InputError
 from membound.models.architecture import Activation, ExpertsDims, FeedForward, FeedForwardDims
@@ -23,11 +24,12 @@ SHARED_WIDTH = (
 ROUTING = frozenset(
     """
     aux_loss_alpha ep_size moe_renormalize moe_router_activation_func n_group norm_topk_prob num_expert_group
-    num_hash_layers output_router_logits routed_scaling_factor router_aux_loss_coef router_jitter_noise
+    output_router_logits routed_scaling_factor router_aux_loss_coef router_jitter_noise
     scoring_func seq_aux topk_group topk_method use_grouped_topk use_routing_bias
     """.split()  # noqa: SIM905 (one word after another reads better than a list of strings)
 )
 CORRECTED_ROUTERS = {"deepseek_v3", "deepseek_v4", "glm", "gpt_oss", "kimi", "minimax_m2", "nemotron_h"}
+MLP_KINDS = ("dense", "sparse", "moe", "hash_moe")
 WHOLE_WIDTH = {"mixtral", "gpt_oss", "minimax_m2", "llama4"}  # intermediate_size is an expert's
 
 
@@ -38,7 +40,11 @@ def feed_forwards(settings: Settings, family: str, count: int, activation: Activ
     if experts is None:
         settings.ignore(ROUTING | {"moe_intermediate_size", *ACTIVE, *SHARED_COUNT, *SHARED_WIDTH, *LATENT})
         return [FeedForwardDims(settings.integer("intermediate_size"), activation, gated)] * count
-    sparse = _sparse_layers(settings, count)
+    sparse, hashed = _sparse_layers(settings, count), _hashed_layers(settings, count)
+    if any(hashed):
+        plain = replace(experts, router_bias=False)
+        settings.ignore({"intermediate_size"})
+        return [plain if is_hashed else experts for is_hashed in hashed]
     if family == "nemotron_h" or all(sparse):
         settings.ignore({"intermediate_size", "intermediate_size_mlp"})
         return [experts] * count
@@ -90,13 +96,20 @@ def _first(settings: Settings, keys: Sequence[str]) -> int | None:
     return next(iter(found.values()), None)
 
 
+def _hashed_layers(settings: Settings, count: int) -> list[bool]:
+    """DeepSeek-V4: layers whose first choice of experts is a table by token, which needs no correction."""
+    first = settings.optional_integer("num_hash_layers") or 0
+    kinds = settings.kinds("mlp_layer_types", MLP_KINDS, count)
+    return [kind == "hash_moe" for kind in kinds] if kinds else [index < first for index in range(count)]
+
+
 def _sparse_layers(settings: Settings, count: int) -> list[bool]:
     """Which layers have experts."""
     first = settings.get("first_k_dense_replace") or 0
     frequency = settings.get("moe_layer_freq")
     step = settings.get("decoder_sparse_step") or settings.get("interleave_moe_layer_step") or 1
     dense, named = set(settings.integers("mlp_only_layers")), set(settings.integers("moe_layers"))
-    kinds = settings.kinds("mlp_layer_types", ("dense", "sparse", "moe", "hash_moe"), count)
+    kinds = settings.kinds("mlp_layer_types", MLP_KINDS, count)
     if kinds is not None:
         return [kind != "dense" for kind in kinds]
     if isinstance(frequency, list):

@@ -152,6 +152,7 @@ COST_FREE = frozenset(
     """activation_situ_beta activation_situ_linear_beta attn_output_gate attn_temperature_tuning chunk_size
     expand floor_scale attn_scale full_attn_mod hc_eps hc_sinkhorn_iters interpolate_factor mamba_hidden_act
     mlp_hidden_act moe_router_dtype moe_shared_expert_overlap rescale_prenorm_residual residual_in_fp32
-    swiglu_alpha swiglu_limit time_step_floor time_step_limit time_step_max time_step_min time_step_rank use_mamba_kernels
+    swiglu_alpha swiglu_limit time_step_floor time_step_limit time_step_max time_step_min time_step_rank
+    use_mamba_kernels
     """.split()  # noqa: SIM905
 )

@@ -198,7 +198,7 @@ def _grouped(
         fraction = settings.number("partial_rotary_factor", 1.0)
         rotated = settings.integer("rotary_dim", int(head_dim * fraction))
     full_rope, sliding_rope = ropes(settings, family, rotated, context_length)
-    bias = settings.flag("attention_bias", family == "qwen2")
+    bias = settings.flag("qkv_bias", settings.flag("attention_bias", family == "qwen2"))
     scale_of = head_dim
     softcaps = False
     if family in ("gemma2", "gemma3"):

@@ -139,7 +139,7 @@ def kimi_delta(d: KimiDeltaDims, hidden: int, eps: float) -> tuple[Operator, ...
     else:
         gate = (
             Linear("ssm_g_a", d.head_dim, hidden, source="h", target="gate_latent"),
-            Linear("ssm_g_b", width, d.head_dim, source="gate_latent", target="output_gate", bias=True),
+            Linear("ssm_g_b", width, d.head_dim, source="gate_latent", target="output_gate"),
         )
     projections = (Linear(f"ssm_{part}", width, hidden, source="h", target=part) for part in "qkv")
     convolutions = (Convolution(f"ssm_conv1d_{part}", width, d.kernel, source=part) for part in "qkv")
@@ -149,7 +149,7 @@ def kimi_delta(d: KimiDeltaDims, hidden: int, eps: float) -> tuple[Operator, ...
         Linear("ssm_f_a", d.head_dim, hidden, source="h", target="decay_latent"),
         Linear("ssm_f_b", width, d.head_dim, source="decay_latent", target="decay"),
         Linear("ssm_beta", d.heads, hidden, source="h", target="beta"),
-        Vectors("ssm_decay", (("ssm_dt.bias", width), ("ssm_a", d.head_dim))),
+        Vectors("ssm_decay", (("ssm_dt.bias", width), ("ssm_a", d.heads))),
         Recurrence("ssm", d.heads, d.head_dim, d.head_dim, 3, d.state_bytes, source="q", target="mixed"),
         *gate,
         Norm("ssm_norm", d.head_dim, eps, source="mixed", target="mixed"),
