@@ -1,92 +1,111 @@
-"""A plain HTTP loop around OpenVINO GenAI's continuous batching: /v1/models and streamed /v1/completions.
+"""A plain HTTP server around OpenVINO GenAI's continuous batching: /v1/models and streamed /v1/completions.
 
     python openvino_server.py MODEL PORT THREADS
 
-The package brings no server. One thread runs the engine's steps; after each, new tokens go to their streams.
+The package brings no server. Its steps hold Python's lock, so the engine has a process of its own, as
+vLLM's has: between steps it takes new requests, and after each it sends what came of it in one message.
 """
 
 import asyncio
+import itertools
 import json
+import multiprocessing
 import sys
-import threading
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from multiprocessing.connection import Connection
 from typing import Any
 
-import openvino_genai
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
-from openvino_worker import Worker
 
-Stream = asyncio.Queue[list[int] | None]
-
-
-class Loop:
-    """Runs the engine; streams are fed on the server's event loop."""
-
-    def __init__(self, path: str, threads: int) -> None:
-        worker = Worker()
-        worker.load(path, threads)
-        self.pipeline = worker.pipeline
-        self.tokenizer = self.pipeline.get_tokenizer()
-        self.streams: dict[Any, Stream] = {}
-        self.added = 0
-        self.work = threading.Condition()
-
-    def add(self, prompt: str | list[int], settings: openvino_genai.GenerationConfig) -> Stream:
-        stream: Stream = asyncio.Queue()
-        with self.work:
-            handle = self.pipeline.add_request(self.added, prompt, settings)
-            self.added += 1
-            self.streams[handle] = stream
-            self.work.notify()
-        return stream
-
-    def run(self, events: asyncio.AbstractEventLoop) -> None:
-        while True:
-            with self.work:
-                while not self.pipeline.has_non_finished_requests():
-                    self.work.wait()
-            self.pipeline.step()
-            with self.work:
-                current = list(self.streams.items())
-            for handle, stream in current:
-                while handle.can_read():
-                    for output in handle.read().values():
-                        events.call_soon_threadsafe(stream.put_nowait, list(output.generated_ids))
-                if handle.get_status() != openvino_genai.GenerationStatus.RUNNING:
-                    events.call_soon_threadsafe(stream.put_nowait, None)
-                    with self.work:
-                        del self.streams[handle]
+News = tuple[int, str, int, bool]  # a request's number, new text, new tokens, whether it has ended
 
 
-def settings_of(body: dict[str, Any]) -> openvino_genai.GenerationConfig:
-    settings = openvino_genai.GenerationConfig()
-    settings.max_new_tokens = body.get("max_tokens", 16)
-    settings.do_sample = False
-    if body.get("ignore_eos"):
-        settings.ignore_eos, settings.min_new_tokens = True, settings.max_new_tokens
-    return settings
+def run_engine(pipe: Connection, path: str, threads: int) -> None:
+    """The engine's process: says when it is ready, then steps while there is anything to do."""
+    import openvino_genai
+    from openvino_worker import Worker
+
+    worker = Worker()
+    worker.load(path, threads)
+    pipeline = worker.pipeline
+    tokenizer = pipeline.get_tokenizer()
+    handles: dict[int, Any] = {}
+    pipe.send("ready")
+    while True:
+        while pipe.poll(None if not handles else 0):
+            number, prompt, most, fixed = pipe.recv()
+            settings = openvino_genai.GenerationConfig()
+            settings.max_new_tokens, settings.do_sample = most, False
+            if fixed:
+                settings.ignore_eos, settings.min_new_tokens = True, most
+            handles[number] = pipeline.add_request(number, prompt, settings)
+        pipeline.step()
+        tokens: dict[int, list[int]] = {}
+        for number, handle in handles.items():
+            if handle.can_read():
+                for output in handle.read().values():
+                    tokens.setdefault(number, []).extend(output.generated_ids)
+        texts = dict(zip(tokens, tokenizer.decode(list(tokens.values())), strict=True)) if tokens else {}
+        running = openvino_genai.GenerationStatus.RUNNING
+        ended = {number for number, handle in handles.items() if handle.get_status() != running}
+        told = [
+            (number, texts.get(number, ""), len(tokens.get(number, ())), number in ended)
+            for number in handles
+            if number in tokens or number in ended
+        ]
+        pipe.send(told)
+        for number in ended:
+            del handles[number]
 
 
-async def events_of(loop: Loop, body: dict[str, Any]) -> AsyncIterator[str]:
-    stream = loop.add(body["prompt"], settings_of(body))
-    count = 0
-    while (ids := await stream.get()) is not None:
-        count += len(ids)
-        choice = {"index": 0, "text": loop.tokenizer.decode(ids), "finish_reason": None}
-        yield f"data: {json.dumps({'object': 'text_completion', 'choices': [choice]})}\n\n"
-    last = {"index": 0, "text": "", "finish_reason": "length"}
-    yield f"data: {json.dumps({'object': 'text_completion', 'choices': [last]})}\n\n"
-    usage = {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count}
-    yield f"data: {json.dumps({'object': 'text_completion', 'choices': [], 'usage': usage})}\n\n"
-    yield "data: [DONE]\n\n"
+class Engine:
+    """The other end of the pipe, in the server's event loop."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.streams: dict[int, asyncio.Queue[News]] = {}
+        self.numbers = itertools.count()
+
+    def read(self) -> None:
+        while self.pipe.poll():
+            for news in self.pipe.recv():
+                self.streams[news[0]].put_nowait(news)
+
+    async def events(self, body: dict[str, Any]) -> AsyncIterator[str]:
+        number = next(self.numbers)
+        stream = self.streams[number] = asyncio.Queue()
+        self.pipe.send((number, body["prompt"], body.get("max_tokens", 16), bool(body.get("ignore_eos"))))
+        count, ended = 0, False
+        while not ended:
+            _, text, tokens, ended = await stream.get()
+            count += tokens
+            choice = {"index": 0, "text": text, "finish_reason": "length" if ended else None}
+            yield f"data: {json.dumps({'object': 'text_completion', 'choices': [choice]})}\n\n"
+        del self.streams[number]
+        usage = {"prompt_tokens": 0, "completion_tokens": count, "total_tokens": count}
+        yield f"data: {json.dumps({'object': 'text_completion', 'choices': [], 'usage': usage})}\n\n"
+        yield "data: [DONE]\n\n"
 
 
 def main() -> None:
     path, port, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    loop = Loop(path, threads)
-    app = FastAPI()
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    worker = multiprocessing.get_context("spawn").Process(
+        target=run_engine, args=(theirs, path, threads), daemon=True
+    )
+    worker.start()
+    ours.recv()  # ready
+    engine = Engine(ours)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().add_reader(ours.fileno(), engine.read)
+        yield
+
+    app = FastAPI(lifespan=lifespan)
 
     @app.get("/v1/models")
     async def models() -> JSONResponse:
@@ -94,11 +113,7 @@ def main() -> None:
 
     @app.post("/v1/completions")
     async def completions(body: dict[str, Any]) -> StreamingResponse:
-        return StreamingResponse(events_of(loop, body), media_type="text/event-stream")
-
-    @app.on_event("startup")
-    async def start() -> None:
-        threading.Thread(target=loop.run, args=(asyncio.get_running_loop(),), daemon=True).start()
+        return StreamingResponse(engine.events(body), media_type="text/event-stream")
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
 

