@@ -53,6 +53,7 @@ MinP = Annotated[
 ]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same text.")]
+LoadSeed = Annotated[int, typer.Option("--seed", help="Same seed, same arrivals and lengths.")]
 On = Annotated[
     str,
     typer.Option(
@@ -450,7 +451,7 @@ def simulate(
     explain: Annotated[
         bool, typer.Option("--explain", help="Simulate again without each switch: what it changed.")
     ] = False,
-    seed: Seed = 0,
+    seed: LoadSeed = 0,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each request here.")] = None,
     png: Png = None,
     html: Html = None,
@@ -629,7 +630,7 @@ def bench(
         str | None,
         typer.Option("--text-seed", help="Same seed, same texts; default: texts no server has cached."),
     ] = None,
-    seed: Seed = 0,
+    seed: LoadSeed = 0,
     html: Html = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a row for each request here.")] = None,
     json: Json = False,

@@ -213,6 +213,13 @@ def test_what_is_not_there_is_one_line(terminal: Terminal, url: str) -> None:
     assert "no run '7'" in terminal.refuses("compare", "7", "8")
 
 
+def test_a_run_in_which_nothing_succeeded_fails(terminal: Terminal, url: str) -> None:
+    late = ("--rate", "50", "--requests", "3", "--output", "100", "--timeout", "0.1")
+    code, out, err = terminal("bench", url, *late, "--json")
+    assert (code, err) == (1, "membound: no request succeeded\n")
+    assert json.loads(out)["errors"] == 3
+
+
 def test_calibration_to_an_endpoint_errs_less_on_traffic_it_has_not_seen(
     terminal: Terminal, url: str, tmp_path: Path
 ) -> None:

@@ -84,6 +84,8 @@ def bench_command(question: Question, *, html: Path | None, csv_path: Path | Non
         if question.find_goodput:
             print_found(question.slo, best)
         print_warnings(points)
+    if not any(point.measured.succeeded for point in points):
+        raise RunError("no request succeeded")
     judged = [best] if question.find_goodput and best is not None else points
     _judge(gates, judged)
 

@@ -7,6 +7,8 @@ can time tens of thousands of stream events per second. Connections are kept ope
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -277,6 +279,13 @@ class _Chunked:
             self._trailer = True
 
 
+def _reason(error: OSError) -> str:
+    """In the system's words: asyncio's own name the address again."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
+
+
 async def connect(where: Endpoint, make: Callable[[], Connection]) -> Connection:
     """Over TCP, with TLS where the endpoint says so."""
     loop = asyncio.get_running_loop()
@@ -331,8 +340,8 @@ class Pool:
         except ssl.SSLError as error:
             raise ExchangeError("tls", f"{self.endpoint.url}: {error.reason or error}") from None
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise ExchangeError("connect", f"{self.endpoint.url} cannot be reached: {reason}") from None
+            message = f"{self.endpoint.url} cannot be reached: {_reason(error)}; is a server running there?"
+            raise ExchangeError("connect", message) from None
 
     def close(self) -> None:
         """All idle connections."""

@@ -64,7 +64,7 @@ async def _try(pool: Pool, asking: Asking) -> None:
     if record.error in (None, "empty"):
         return
     hint = ""
-    if record.error == "status 404":
+    if record.error == "status 404" and asking.model not in record.message:
         hint = f" (is there a {asking.path}? --chat chooses chat completions)"
     elif record.error == "status 401":
         hint = " (--api-key)"

@@ -115,6 +115,8 @@ class Sender:
             return
         if reply.error is not None:
             record.error, record.message = "stream", reply.error
+        elif not (reply.done or reply.events) and (said := reply.refusal()):
+            record.error, record.message = "no stream", f"the answer is no event stream: {said}"
         elif not reply.done and reply.finish_reason is None:
             record.error, record.message = "incomplete", "the stream ended without a finish reason or [DONE]"
         elif not reply.events:
