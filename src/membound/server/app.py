@@ -64,7 +64,7 @@ def create_app(served: Served) -> FastAPI:
             allow_methods=["*"],
             allow_headers=["*"],
         )
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, now=served.ledger.now)
     app.add_middleware(Turns)
     return app
 

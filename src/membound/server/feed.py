@@ -168,11 +168,11 @@ def _point(point: Point) -> list[float]:
 
 
 def _request(entry: Entry) -> list[Any]:
-    """Name, times (sent, admitted, first token, last token, end), prompt and output tokens, how it ended."""
+    """Name, times (arrived, admitted, first token, last token, end), prompt and output tokens, how it ended."""
     admitted = entry.admitted
     if admitted is None and entry.request is not None:
         admitted = entry.request.admitted
-    times = [entry.sent, admitted, entry.first, entry.last, entry.ended]
+    times = [entry.arrived, admitted, entry.first, entry.last, entry.ended]
     return [
         f"{id(entry):x}",
         *(None if moment is None else round(moment, 4) for moment in times),

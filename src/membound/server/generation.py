@@ -54,7 +54,9 @@ async def following(served: Served, told: Told, jobs: Sequence[Job]) -> AsyncIte
     """The events of `jobs`; whatever happens in the block, afterwards nothing of them is left."""
     served.admit(len(jobs))
     ledger = served.ledger
-    told.entries = [ledger.open(told.id, len(job.prompt), job.sampling.max_tokens) for job in jobs]
+    told.entries = [
+        ledger.open(told.id, told.arrived, len(job.prompt), job.sampling.max_tokens) for job in jobs
+    ]
     entries = told.entries
     try:
         async with asyncio.timeout(served.settings.deadline_s), AsyncExitStack() as stack:

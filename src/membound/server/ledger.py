@@ -17,7 +17,8 @@ class Entry:
     """One request of the engine. Times in seconds on the engine's clock."""
 
     id: str
-    sent: float
+    arrived: float  # at the server
+    sent: float  # to the engine, read and tokenized
     prompt_tokens: int
     max_tokens: int | None
     cached_tokens: int = 0
@@ -42,7 +43,7 @@ class Entry:
 
     @property
     def ttft_s(self) -> float | None:
-        return None if self.first is None else self.first - self.sent
+        return None if self.first is None else self.first - self.arrived
 
     @property
     def tpot_s(self) -> float | None:
@@ -53,7 +54,7 @@ class Entry:
 
     @property
     def e2e_s(self) -> float | None:
-        return None if self.ended is None else self.ended - self.sent
+        return None if self.ended is None else self.ended - self.arrived
 
 
 class Watcher(Protocol):
@@ -80,9 +81,9 @@ class Ledger:
         """Requests that are waiting or running."""
         return len(self.here)
 
-    def open(self, id: str, prompt_tokens: int, max_tokens: int | None) -> Entry:
+    def open(self, id: str, arrived: float, prompt_tokens: int, max_tokens: int | None) -> Entry:
         """A request was sent to the engine."""
-        entry = Entry(id, self.now(), prompt_tokens, max_tokens)
+        entry = Entry(id, arrived, self.now(), prompt_tokens, max_tokens)
         self.here[entry] = None
         return entry
 

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ class Told:
     """What a request has told of itself so far."""
 
     id: str
+    arrived: float  # on the engine's clock
     asked: dict[str, Any] = field(default_factory=dict)
     entries: Sequence[Entry] = ()
 
@@ -59,17 +60,19 @@ class Told:
 
 
 class RequestLog:
-    """Gives each request an id, and writes its line when all is sent."""
+    """Gives each request an id, and writes its line when all is sent. `now` is the engine's clock."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, now: Callable[[], float]) -> None:
         self.app = app
+        self.now = now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        told = Told(given if re.fullmatch(r"[\w.:-]{1,128}", given) else uuid.uuid4().hex)
+        id = given if re.fullmatch(r"[\w.:-]{1,128}", given) else uuid.uuid4().hex
+        told = Told(id, self.now())
         scope.setdefault("state", {})["told"] = told
         status = 0
         complete = False
