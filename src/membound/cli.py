@@ -69,6 +69,14 @@ CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", help="What `membound calibrate URL --write` has left.")
 ]
 RateScale = Annotated[float, typer.Option("--rate-scale", help="Play a trace so many times as fast.")]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="Whose settings and overheads: vllm, sglang, trtllm, membound or none;"
+        " default: vllm, and membound on `this`.",
+    ),
+]
 Png = Annotated[Path | None, typer.Option("--png", help="Write the picture here.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write an interactive picture here.")]
 
@@ -169,9 +177,7 @@ def serve(
     activations: Annotated[
         str | None, typer.Option("--activations", help="With --on: format of the activations.")
     ] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", help="With --on: whose settings: vllm, sglang, trtllm or none.")
-    ] = "vllm",
+    engine: EngineName = None,
     memory_fraction: Annotated[
         float | None, typer.Option("--memory-fraction", help="With --on: share of the memory that is used.")
     ] = None,
@@ -228,9 +234,10 @@ def serve(
         {"--threads": threads, "--kv-memory": kv_memory}, "does not go with --on: nothing is computed here"
     )
     from membound.commands.serve_predicted import PredictedOptions, serve_predicted_command
+    from membound.costs.deployment import default_engine
 
     predicted = PredictedOptions(
-        on, tp, pp, ep, weights, kv, activations, engine, memory_fraction, output_tokens
+        on, tp, pp, ep, weights, kv, activations, engine or default_engine(on), memory_fraction, output_tokens
     )
     serve_predicted_command(options, predicted)
 
@@ -319,7 +326,7 @@ def roofline(
     skew: Annotated[
         float, typer.Option("--skew", help="Of expert routing: popularity falls as rank^-skew; 0: uniform.")
     ] = 0.0,
-    engine: Annotated[str, typer.Option("--engine", help="vllm, sglang, trtllm or none.")] = "vllm",
+    engine: EngineName = None,
     ideal: Annotated[bool, typer.Option("--ideal", help="The datasheet's roof alone.")] = False,
     memory_fraction: Annotated[
         float, typer.Option("--memory-fraction", help="Share of the memory for weights and cache.")
@@ -330,10 +337,11 @@ def roofline(
 ) -> None:
     """What a step costs on described hardware, operator by operator."""
     from membound.commands.roofline import Question, roofline_command
+    from membound.costs.deployment import default_engine
 
     question = Question(
-        model, on, tp, pp, ep, dp, weights, kv, activations, batch, context, prompt, skew, engine, ideal,
-        memory_fraction,
+        model, on, tp, pp, ep, dp, weights, kv, activations, batch, context, prompt, skew,
+        engine or default_engine(on), ideal, memory_fraction,
     )  # fmt: skip
     roofline_command(question, png=png, html=html, json=json)
 
@@ -396,9 +404,7 @@ def simulate(
     slo: Annotated[
         str | None, typer.Option("--slo", help="Limits in seconds: ttft=0.5,tpot=0.05,e2e=10.")
     ] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", help="Whose settings and overheads: vllm, sglang, trtllm or none.")
-    ] = "vllm",
+    engine: EngineName = None,
     max_num_seqs: Annotated[
         int | None, typer.Option("--max-num-seqs", help="Requests that run at once; default: the engine's.")
     ] = None,
@@ -461,6 +467,7 @@ def simulate(
     from membound.commands.bench_options import parse_ramp
     from membound.commands.simulate import Question as SimulateQuestion
     from membound.commands.simulate import simulate_command
+    from membound.costs.deployment import default_engine
     from membound.workloads.offered import Offered
     from membound.workloads.slo import Slo, parse_slo
 
@@ -471,8 +478,8 @@ def simulate(
         seed=seed,
     )  # fmt: skip
     question = SimulateQuestion(
-        model, on, tp, pp, ep, dp, weights, kv, activations, engine, skew, ideal, max_num_seqs,
-        max_batched_tokens, memory_fraction, kv_tokens, prefix_caching, replicas, routing,
+        model, on, tp, pp, ep, dp, weights, kv, activations, engine or default_engine(on), skew, ideal,
+        max_num_seqs, max_batched_tokens, memory_fraction, kv_tokens, prefix_caching, replicas, routing,
         prefill_replicas, prefill_on, prefill_tp, transfer_gbs, speculate, acceptance, draft,
         parse_slo(slo) if slo else Slo(), calibration,
     )  # fmt: skip

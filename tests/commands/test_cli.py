@@ -13,8 +13,10 @@ from tests.real_models import real_model
 
 
 @pytest.fixture(autouse=True)
-def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorter loops: these tests read what is printed, not how quick the machine is."""
+def quick_probes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Shorter loops: these tests read what is printed, not how quick the machine is. And not for keeps."""
+    kept = tmp_path_factory.getbasetemp() / "roofs.json"
+    monkeypatch.setattr(probe, "cache_file", lambda: kept)
     monkeypatch.setattr(probe, "WORKING_SETS", (16 * probe.MIB, 64 * probe.MIB))
 
 
@@ -134,6 +136,20 @@ def test_speed_takes_each_step_apart(terminal: Terminal, smollm2: str) -> None:
     code, out, _ = terminal("speed", smollm2, *sizes, "--explain")
     assert code == 0
     assert "waiting at barriers" in out
+
+
+def test_demo_places_each_phase_and_draws_it(terminal: Terminal, smollm2: str, tmp_path: Path) -> None:
+    told = terminal.json("demo", "--output", str(tmp_path))
+    assert told["single"]["text"]
+    assert told["concurrent"]["requests"] == 16
+    assert 0 < told["concurrent"]["limit_tpot_s"] < told["concurrent"]["tpot_s"]["p50"]
+    assert [phase["label"] for phase in told["phases"]] == [
+        "prefill, 16 requests", "decode, 1 request", "decode, 16 requests",
+    ]  # fmt: skip
+    for phase in told["phases"]:
+        assert phase["weight_bytes_per_step"] >= 96_576_768
+        assert phase["intensity"] == pytest.approx(phase["flops_per_s"] / phase["bytes_per_s"])
+    assert {path.name for path in tmp_path.iterdir()} == {"roofline.png", "roofline.html"}
 
 
 def test_probe_tells_every_roof(terminal: Terminal) -> None:

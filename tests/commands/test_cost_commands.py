@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from membound import cli
+from membound.hardware import probe
 
 LLAMA = ("roofline", "meta-llama/Llama-3.1-70B", "--on", "h100-sxm")
 
@@ -74,6 +75,13 @@ def test_a_bare_config_and_a_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((catalog / "microsoft--phi-4.json").read_text())
     for model in (tmp_path, tmp_path / "config.json"):
         assert answer("roofline", str(model), "--on", "h100-sxm")["parameters"] == 14_659_507_200
+
+
+def test_this_machine_runs_this_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    roofs = probe.Roofs("a processor", 2, "portable", ((1 << 25, 50e9), (1 << 30, 40e9)), {"fp32": 5e11}, 0.0)
+    monkeypatch.setattr(probe, "cached", lambda: roofs)
+    assert answer("roofline", "Qwen2.5-0.5B-Instruct", "--on", "this")["engine"] == "membound"
+    assert answer("roofline", "Qwen2.5-0.5B-Instruct", "--on", "l4")["engine"] == "vllm"
 
 
 def test_formats_that_run_weight_only_are_said() -> None:

@@ -22,11 +22,6 @@ def test_a_prompt_beyond_the_ridge_is_bound_by_arithmetic() -> None:
     assert H100.bound(step) == "compute"
 
 
-def test_operators_in_turn_take_at_least_as_long_as_all_overlapped() -> None:
-    works = [Work(flops=10**15), Work(weight_bytes=10**12)]
-    assert H100.serial_s(works) > H100.limit_s(works[0] + works[1])
-
-
 def test_precision_of_a_mixed_file_is_its_quickest() -> None:
     types = GGMLQuantizationType
     assert multiply_precision([types.F32, types.Q4_K]) == "int8"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from membound.errors import InputError
-from membound.hardware.lookup import accelerators, find, read_toml, what_ifs
+from membound.hardware.lookup import accelerators, find, read_toml, this_machine, what_ifs
 
 
 def test_every_row_of_the_catalog_is_a_part() -> None:
@@ -124,6 +124,8 @@ def test_this_machine_is_as_it_was_probed(tmp_path: Path, monkeypatch: pytest.Mo
     part = find("this").accelerator
     assert (part.name, part.bandwidth_bytes_per_s, part.native_rate("bf16")) == ("a processor", 40e9, "fp32")
     assert part.figure("memory_bytes") > 0
+    halfway = this_machine((1 << 25) + ((1 << 28) - (1 << 25)) // 2)
+    assert halfway.bandwidth_bytes_per_s == pytest.approx(45e9)
     with pytest.raises(InputError, match="this: network_gbs is not published"):
         find("2xthis").link_between(2)
 

@@ -1,19 +1,23 @@
 """membound demo: the memory wall, told by the reader's own machine."""
 
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from membound.commands.output import print_json, print_table, progress, rate, size, status
-from membound.commands.run import Told, milliseconds, open_model, ruler_of, stream
+from membound.commands.run import Told, expected_cost, milliseconds, open_model, ruler_of, stream
 from membound.errors import RunError
-from membound.serving.engine import StepRecord
+from membound.serving.engine import Completion, StepRecord
 from membound.serving.sampling import Sampling
 from membound.workloads.metrics import summarize
 
 if TYPE_CHECKING:
     from membound.costs.roof import Roof
+    from membound.costs.roofline import StepCost
     from membound.measuring.ruler import Placed, Ruler
+    from membound.reports.roofline import Point
 
 MODEL = "smollm2"
 QUESTION = "Why is a large language model's decoding limited by memory bandwidth rather than by arithmetic?"
@@ -40,6 +44,7 @@ BACKGROUND = "Consider what a curious reader already knows, and what would surpr
 
 def demo_command(output: Path, *, threads: int | None, json: bool) -> None:
     from membound.hardware.probe import probe
+    from membound.measuring.ruler import chunks_of, higher
     from membound.models.pull import pull
 
     say = (lambda text: None) if json else print
@@ -54,7 +59,7 @@ def demo_command(output: Path, *, threads: int | None, json: bool) -> None:
     )
     llm = open_model(str(pulled.path), threads=threads, kv_memory=None, context=None, quiet=json)
     ruler = ruler_of(llm, threads)
-    expected = ruler.remembered_roof(roofs)
+    expected = expected_cost(str(pulled.path), threads, quiet=json)
 
     say(f"> {QUESTION}\n")
     ids = llm.chat_ids([{"role": "user", "content": QUESTION}])
@@ -74,8 +79,6 @@ def demo_command(output: Path, *, threads: int | None, json: bool) -> None:
     if failed:
         raise RunError(f"{len(failed)} of {len(completions)} requests failed: {failed[0]}")
     together = list(llm.engine.log)
-    from membound.measuring.ruler import higher
-
     roof = higher(before, ruler.roof())
     phases = [
         Phase.of("prefill, 16 requests", [r for r in together if r.chunks], ruler, roof, expected),
@@ -84,6 +87,9 @@ def demo_command(output: Path, *, threads: int | None, json: bool) -> None:
     ]
     ttft = summarize(one.ttft_s for one in completions if one.ttft_s is not None)
     tpot = summarize(one.tpot_s for one in completions if one.tpot_s is not None)
+    chunks = [chunks_of(record) for record in together]
+    predicted_s = _median_tpot(completions, together, map(expected.step_seconds, chunks))
+    limit_s = _median_tpot(completions, together, (roof.limit_s(ruler.work(step)) for step in chunks))
     assert ttft is not None, "each of them has 64 tokens"
     assert tpot is not None
     pictures = _draw(output, phases, roof, roofs.peaks, roofs.processor)
@@ -91,7 +97,13 @@ def demo_command(output: Path, *, threads: int | None, json: bool) -> None:
         print_json(
             {
                 "single": told.as_json(completion, ruler),
-                "concurrent": {"requests": len(completions), "ttft_s": asdict(ttft), "tpot_s": asdict(tpot)},
+                "concurrent": {
+                    "requests": len(completions),
+                    "ttft_s": asdict(ttft),
+                    "tpot_s": asdict(tpot),
+                    "predicted_tpot_s": predicted_s,
+                    "limit_tpot_s": limit_s,
+                },
                 "phases": [phase.as_json() for phase in phases],
                 "pictures": [str(path) for path in pictures],
             }
@@ -117,13 +129,28 @@ def demo_command(output: Path, *, threads: int | None, json: bool) -> None:
                 "16 requests, median",
                 milliseconds(ttft.p50),
                 milliseconds(tpot.p50),
-                milliseconds(phases[2].predicted_s),
-                milliseconds(phases[2].limit_s),
-                f"{phases[2].limit_s / tpot.p50:.0%}",
+                milliseconds(predicted_s),
+                milliseconds(limit_s),
+                f"{limit_s / tpot.p50:.0%}",
             ),
         ],
     )
     print(f"picture: {pictures[0]} and {pictures[1]}")
+
+
+def _median_tpot(
+    completions: Sequence[Completion], records: Sequence[StepRecord], seconds: Iterable[float]
+) -> float:
+    """What the TPOT of the median request would be if each step took its `seconds`.
+
+    A request's later tokens come of the steps after its first, others' prompts among them.
+    """
+    steps = list(zip(records, seconds, strict=True))
+    return statistics.median(
+        sum(cost for step, cost in steps if one.token_times[0] <= step.began < one.token_times[-1])
+        / (len(one.token_times) - 1)
+        for one in completions
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +169,24 @@ class Phase:
         records: list[StepRecord],
         ruler: "Ruler",
         roof: "Roof",
-        expected: "Roof",
+        expected: "StepCost",
     ) -> "Phase":
         from membound.measuring.ruler import chunks_of
 
-        predicted = [ruler.predicted_s(chunks_of(record), expected) for record in records]
+        predicted = [expected.step_seconds(chunks_of(record)) for record in records]
         kind = "prefill" if records[0].chunks else "decode"
         return cls(label, kind, ruler.place(records, roof), sum(predicted) / len(predicted))
 
     @property
     def limit_s(self) -> float:
         return self.placed.limit_s / self.placed.steps
+
+    def point(self) -> "Point":
+        """Its place in the picture."""
+        from membound.reports.roofline import Point
+
+        work, share = self.placed.work, f"{self.placed.share_of_limit:.0%} of the limit"
+        return Point(f"{self.label}: {share}", self.kind, work.flops, work.bytes, self.placed.seconds)
 
     def as_json(self) -> dict[str, Any]:
         placed = self.placed
@@ -164,6 +198,7 @@ class Phase:
             "weight_bytes_per_step": placed.work.weight_bytes / placed.steps,
             "kv_bytes_per_step": _kv_bytes(placed) / placed.steps,
             "intensity": placed.work.flops / placed.work.bytes,
+            "bytes_per_s": placed.work.bytes / placed.seconds,
             "flops_per_s": placed.work.flops / placed.seconds,
             "step_s": placed.seconds / placed.steps,
             "predicted_step_s": self.predicted_s,
@@ -193,13 +228,13 @@ def _kv_bytes(placed: "Placed") -> float:
 def _draw(
     output: Path, phases: list[Phase], roof: "Roof", peaks: dict[str, float], processor: str
 ) -> tuple[Path, Path]:
-    from membound.reports.roofline import Picture, Point, write_html, write_png
+    from membound.reports.roofline import Picture, write_html, write_png
 
     picture = Picture(
         f"{MODEL} on {processor}",
         roof.bandwidth_bytes_per_s,
         peaks,
-        [Point(p.label, p.kind, p.placed.work.flops, p.placed.work.bytes, p.placed.seconds) for p in phases],
+        [phase.point() for phase in phases],
     )
     png, html = output / "roofline.png", output / "roofline.html"
     try:

@@ -20,6 +20,7 @@ from membound.serving.sampling import Sampling
 
 if TYPE_CHECKING:
     from membound.costs.roof import Roof
+    from membound.costs.roofline import StepCost
     from membound.llm import LLM
     from membound.measuring.ruler import Placed, Ruler
 
@@ -39,7 +40,7 @@ def run_command(
     text = _standard_input() if prompt == "-" else prompt
     ids = list(llm.engine.encode(text)) if raw else llm.chat_ids([{"role": "user", "content": text}])
     ruler = ruler_of(llm, threads)
-    expected = expected_roof(ruler, threads, quiet=json)
+    expected = expected_cost(model, threads, quiet=json)
     before = ruler.roof()
     completion, records = stream(llm, ids, sampling, echo=not json)
     told = Told.of(completion, records, ruler, expected, before)
@@ -86,15 +87,17 @@ def ruler_of(llm: "LLM", threads: int | None) -> "Ruler":
     return Ruler(llm.weights, llm.executor.kv_bytes, threads=threads)
 
 
-def expected_roof(ruler: "Ruler", threads: int | None, *, quiet: bool) -> "Roof":
-    """What an earlier probe says, for predictions; the first time, this probes."""
+def expected_cost(model: str, threads: int | None, *, quiet: bool) -> "StepCost":
+    """What steps should cost here by the cost model and an earlier probe; the first time, this probes."""
+    from membound.costs.deployment import deployment
+    from membound.costs.this_machine import ENGINE
     from membound.hardware.probe import cached, probe
+    from membound.models.pull import resolve_model
 
-    roofs = cached()
-    if roofs is None:
+    if cached() is None:
         with status("probing this machine, once", quiet=quiet) as say:
-            roofs = probe(threads=threads, progress=say)
-    return ruler.remembered_roof(roofs)
+            probe(threads=threads, progress=say)
+    return deployment(str(resolve_model(model)), "this", engine=ENGINE).cost
 
 
 def stream(
@@ -131,14 +134,14 @@ class Told:
         completion: Completion,
         records: list[StepRecord],
         ruler: "Ruler",
-        expected: "Roof",
+        expected: "StepCost",
         before: "Roof",
     ) -> "Told":
         from membound.measuring.ruler import chunks_of, higher
 
         roof = higher(before, ruler.roof())
         decodes = [record for record in records if not record.chunks]
-        predicted = [ruler.predicted_s(chunks_of(record), expected) for record in decodes]
+        predicted = [expected.step_seconds(chunks_of(record)) for record in decodes]
         assert completion.ttft_s is not None, "a completion has at least one token"
         return cls(
             completion.ttft_s,

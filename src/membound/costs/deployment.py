@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from membound.costs.calibration import IDEAL, Calibration, fitted
@@ -13,9 +13,15 @@ from membound.costs.roofline import StepCost
 from membound.costs.this_machine import ENGINE, Parameters, remembered
 from membound.errors import InputError
 from membound.hardware.accelerator import Cluster
-from membound.hardware.lookup import find
+from membound.hardware.lookup import find, this_machine
 from membound.models.architecture import Dimensions
+from membound.models.families import build
 from membound.models.names import dimensions_of
+
+
+def default_engine(hardware: str) -> str:
+    """Whose settings and overheads are meant where nobody says: here it is this engine that runs."""
+    return ENGINE if hardware.lower() == "this" else "vllm"
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,16 @@ def deployment(
     if cluster.count is not None and shape.ranks > cluster.count:
         raise InputError(f"{cluster.name} has {cluster.count} accelerators, the layout needs {shape.ranks}")
     formats = precisions(known, weights, kv, activations)
+    if cluster.accelerator.id == "this":
+        cluster = replace(cluster, accelerator=this_machine(_stored_bytes(known, formats)))
     if calibration is None:
         calibration = IDEAL if ideal else fitted()
         if cluster.accelerator.id == "this" and engine == ENGINE and not ideal:
             calibration = (remembered() or Parameters()).applied(calibration)
     return Deployment(model, known, cluster, shape, formats, engine, skew, calibration)
+
+
+def _stored_bytes(model: Dimensions, formats: Precisions) -> int:
+    """Bytes of all weights."""
+    bits = (formats.weight_format(p.name, p.shape).bits * p.elements for p in build(model).params())
+    return round(sum(bits) / 8)

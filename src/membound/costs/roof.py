@@ -1,8 +1,7 @@
 """The least time that a roof allows for a piece of work, and which side of it binds.
 
 The limit of a step, here and in `roofline.py`, is the larger of two times: all its bytes at the bandwidth,
-all its FLOPs at the peak, as if the one were hidden behind the other perfectly. Operators that run one after
-another, each at its own bound, take longer: that is a prediction without losses.
+all its FLOPs at the peak, as if the one were hidden behind the other perfectly.
 """
 
 from collections.abc import Iterable
@@ -42,10 +41,6 @@ class Roof:
 
     def bound(self, work: Work) -> Literal["memory", "compute"]:
         return "memory" if work.flops < work.bytes * self.ridge else "compute"
-
-    def serial_s(self, works: Iterable[Work]) -> float:
-        """Seconds if operators run one after another, each at its own bound, without losses."""
-        return sum(self.limit_s(work) for work in works)
 
 
 def multiply_precision(types: Iterable[GGMLQuantizationType]) -> str:

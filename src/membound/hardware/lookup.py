@@ -51,7 +51,7 @@ def find(name: str) -> Cluster:
     if part.lower().endswith(".toml"):
         return Cluster(read_toml(Path(part)), count)
     if part.lower() == "this":
-        return Cluster(_this_machine(), count)
+        return Cluster(this_machine(), count)
     known = accelerators()
     if part.lower() in known:
         return Cluster(known[part.lower()], count)
@@ -62,8 +62,12 @@ def find(name: str) -> Cluster:
     raise InputError(f"unknown hardware '{part}': {hint}`membound hardware` lists them; or give a TOML file")
 
 
-def _this_machine() -> Accelerator:
-    """One node of one: its measured roofs stand where a data sheet's peaks would."""
+def this_machine(working_set: int | None = None) -> Accelerator:
+    """One node of one: its measured roofs stand where a data sheet's peaks would.
+
+    It reads as fast as a working set of that many bytes is read, some of which caches may keep; None is
+    beyond them.
+    """
     from membound.hardware.probe import cached, probe  # brings the kernels: only where they are asked for
 
     roofs = cached() or probe()
@@ -73,7 +77,9 @@ def _this_machine() -> Accelerator:
         name=roofs.processor,
         figures={
             "memory_bytes": float(memory),
-            "bandwidth_bytes_per_s": roofs.read_bandwidth_bytes_per_s,
+            "bandwidth_bytes_per_s": (
+                roofs.read_bandwidth_bytes_per_s if working_set is None else roofs.bandwidth(working_set)
+            ),
             "node_size": 1.0,
         },
         peaks=dict(roofs.peaks),

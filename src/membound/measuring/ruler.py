@@ -54,14 +54,6 @@ class Ruler:
             self._peak(probe.peak_flops(threads=self.threads, seconds=seconds / 2)),
         )
 
-    def remembered_roof(self, roofs: probe.Roofs) -> Roof:
-        """The roof of an earlier probe, for predictions."""
-        return Roof(roofs.bandwidth(self.weight_bytes_per_step), self._peak(roofs.peaks))
-
-    def predicted_s(self, chunks: Sequence[Chunk], roof: Roof) -> float:
-        """Seconds of a step if each operator ran at its own bound, one after another."""
-        return roof.serial_s(self.graph.works(chunks, self.types, self.kv_bytes).values())
-
     def place(self, records: Sequence[StepRecord], roof: Roof) -> Placed:
         """Measured steps, summed."""
         works = [self.work(chunks_of(record)) for record in records]

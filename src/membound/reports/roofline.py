@@ -6,7 +6,7 @@ memory bandwidth, the flat ones the peaks. (Williams, Waterman, Patterson, CACM 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import atan2, degrees
+from math import atan2, degrees, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 INK = {"prefill": "#d9480f", "decode": "#1864ab"}
 OTHER_INK, GREY = "#2b8a3e", "#495057"
-LABEL_WIDTH, LABEL_HEIGHT, LABEL_DROP = 190, 15, 10  # pixels
+LETTER_WIDTH, LABEL_HEIGHT, LABEL_DROP, LABEL_GAP = 7, 15, 10, 17  # pixels
 MOST_TEXTS = 6  # points that an HTML picture writes beside, not only in its legend
 
 
@@ -120,31 +120,41 @@ def _write_bandwidth(axes: "Axes", picture: Picture) -> None:
 
 
 def _write_labels(axes: "Axes", picture: Picture) -> None:
-    """To the right of the points and a little below; labels that would cover each other are set apart, with
-    a line to their point.
+    """To the right of the points, or to the left where the picture ends, and a little below; labels that
+    would cover each other are set apart, with a line to their point.
     """
     places = [axes.transData.transform((p.intensity, p.flops_per_s)) for p in picture.points]
     order = sorted(range(len(places)), key=lambda index: -places[index][1])
-    written: list[tuple[float, float]] = []
+    written: list[tuple[float, float, float]] = []  # left, right, height
     for index in order:
         x, y = places[index]
+        point = picture.points[index]
+        width = LABEL_GAP + LETTER_WIDTH * len(point.label)
+        at_the_end = x + width > axes.bbox.x1
+        left = x - width if at_the_end else x
         height = y - LABEL_DROP
-        near = [other for left, other in written if abs(left - x) < LABEL_WIDTH]
+        near = [other for start, end, other in written if start < left + width and left < end]
         if near:
             height = min(height, min(near) - LABEL_HEIGHT)
-        written.append((x, height))
-        point = picture.points[index]
+        written.append((left, left + width, height))
         ink = INK.get(point.phase, OTHER_INK)
         pixel = 72 / axes.figure.dpi  # in points, as offsets are given
         axes.annotate(
             point.label,
             (point.intensity, point.flops_per_s),
-            xytext=(10, (height - y) * pixel),
+            xytext=((-1 if at_the_end else 1) * LABEL_GAP * pixel, (height - y) * pixel),
             textcoords="offset points",
             va="center",
+            ha="right" if at_the_end else "left",
             fontsize=8,
             color=ink,
-            arrowprops={"arrowstyle": "-", "color": ink, "linewidth": 0.5, "alpha": 0.5, "relpos": (0, 0.5)},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": ink,
+                "linewidth": 0.5,
+                "alpha": 0.5,
+                "relpos": (float(at_the_end), 0.5),
+            },
         )
 
 
@@ -155,8 +165,13 @@ def write_html(picture: Picture, path: Path) -> None:
     figure = graph_objects.Figure()
     for precision, peak in picture.peak_flops_per_s.items():
         x, y = picture.roof(peak)
-        line = {"color": GREY}
-        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=picture.roof_label(precision))
+        label = picture.roof_label(precision)
+        figure.add_scatter(
+            x=x, y=y, mode="lines+text", line={"color": GREY}, showlegend=False, name=label,
+            text=["", "", label], textposition="top left", textfont={"color": GREY},
+        )  # fmt: skip
+    low, high = picture.span()
+    middle = sqrt(low * high)
     for point in picture.points:
         figure.add_scatter(
             x=[point.intensity],
@@ -164,13 +179,14 @@ def write_html(picture: Picture, path: Path) -> None:
             mode="markers+text" if len(picture.points) <= MOST_TEXTS else "markers",
             name=point.label,
             text=[point.label],
-            textposition="bottom right",
+            textposition="bottom left" if point.intensity > middle else "bottom right",
             marker={"size": 11, "color": INK.get(point.phase, OTHER_INK)},
             hovertemplate=(
                 f"{point.label}<br>%{{x:.2f}} FLOP/byte<br>%{{y:.3s}}FLOP/s<br>{point.seconds * 1e3:.2f} ms"
             ),
         )
-    figure.update_xaxes(type="log", title="arithmetic intensity (FLOP per byte)")
-    figure.update_yaxes(type="log", title="FLOP/s")
-    figure.update_layout(title=picture.title, template="plotly_white")
+    figure.update_xaxes(type="log", title="arithmetic intensity (FLOP per byte)", dtick=1)
+    figure.update_yaxes(type="log", title="FLOP/s", dtick=1, exponentformat="SI")
+    title = f"{picture.title}, which reads {picture.bandwidth_bytes_per_s / 1e9:,.1f} GB/s"
+    figure.update_layout(title=title, template="plotly_white")
     figure.write_html(path, include_plotlyjs=True, full_html=True)
