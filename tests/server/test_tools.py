@@ -45,7 +45,7 @@ QUESTION: list[ChatCompletionMessageParam] = [
 
 
 def read(form: ToolForm | None, pieces: list[str], *, parallel: bool = True) -> tuple[str, list[Call]]:
-    reader = ToolReader(form, parallel=parallel)
+    reader = ToolReader(form, ["f"], parallel=parallel)
     shown, calls = "", []
     for place, piece in enumerate(pieces):
         text, found = reader.push(piece, last=place == len(pieces) - 1)
@@ -66,6 +66,10 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
         (HERMES, CALL.removesuffix("\n</tool_call>"), "", [Call("f", '{"x": 1}')]),
         (HERMES, "<tool_call>nonsense</tool_call>!", "<tool_call>nonsense</tool_call>!", []),
         (HERMES, '<tool_call>{"name": "f"', '<tool_call>{"name": "f"', []),
+        (HERMES, '{"name": "f", "arguments": {"x": 1}}\n', "", [Call("f", '{"x": 1}')]),
+        (HERMES, '{"name": "g", "arguments": {}}', '{"name": "g", "arguments": {}}', []),
+        (HERMES, '{"a": 1} is JSON.', '{"a": 1} is JSON.', []),
+        (HERMES, f'{{"a": 1}}{CALL}', '{"a": 1}', [Call("f", '{"x": 1}')]),
         (LLAMA3, '{"name": "f", "parameters": {"x": 1}}', "", [Call("f", '{"x": 1}')]),
         (LLAMA3, ' {"a": 1}', ' {"a": 1}', []),
         (LLAMA3, 'Well, {"name": "f"}', 'Well, {"name": "f"}', []),

@@ -87,6 +87,11 @@ class Tools:
             fields.parallel_tool_calls is not False,
         )
 
+    def reader(self) -> ToolReader:
+        """Of one answer."""
+        names = [tool.function.name for tool in self.offered]
+        return ToolReader(self.form, names, parallel=self.parallel)
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -169,7 +174,7 @@ async def _whole(turn: Turn) -> bytes:
         async for events in news:
             for _, event in events:
                 gathered.take(event)
-    content, calls = ToolReader(turn.tools.form, parallel=turn.tools.parallel).push(gathered.text, last=True)
+    content, calls = turn.tools.reader().push(gathered.text, last=True)
     reason = gathered.finish_reason
     if reason == "stop" and calls and not turn.tools.named:
         reason = "tool_calls"
@@ -190,7 +195,7 @@ async def _whole(turn: Turn) -> bytes:
 
 async def _streamed(turn: Turn, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
     extra = {"usage": None} if include_usage else {}
-    reader = ToolReader(turn.tools.form, parallel=turn.tools.parallel)
+    reader = turn.tools.reader()
     role = {"role": "assistant", "content": ""}
 
     def chunk(delta: dict[str, Any], logprobs: dict[str, Any] | None, reason: str | None) -> dict[str, Any]:

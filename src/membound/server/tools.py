@@ -6,7 +6,7 @@ A model writes calls in the form that its chat template showed it. Two forms are
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -109,10 +109,15 @@ def form_of(template: str) -> ToolForm:
 
 
 class ToolReader:
-    """Parts text from calls as it comes; without a form all is text."""
+    """Parts text from calls as it comes; without a form all is text.
 
-    def __init__(self, form: ToolForm | None, *, parallel: bool = True) -> None:
+    Some models leave the tags out: a message that is nothing but a call of one of `names` is one as well.
+    """
+
+    def __init__(self, form: ToolForm | None, names: Collection[str] = (), *, parallel: bool = True) -> None:
         self._form = form
+        self._names = names
+        self._bare = True  # whether all of the message may yet be a call without tags
         self._most = None if parallel else 1
         self._inside = ""  # what may become a call
         self._within = False
@@ -128,6 +133,15 @@ class ToolReader:
             return self._whole(form, text, last)
         shown, calls = "", []
         self._inside += text
+        if self._bare:
+            begun = self._inside.lstrip()
+            if not last and (not begun or begun.startswith("{")):
+                return "", []
+            self._bare = False
+            call = form.read(begun)
+            if call is not None and call.name in self._names:
+                self.calls += 1
+                return "", [call]
         while True:
             if not self._within:
                 before, begun, rest = self._inside.partition(form.begin)
