@@ -168,7 +168,7 @@ def _point(point: Point) -> list[float]:
 
 
 def _request(entry: Entry) -> list[Any]:
-    """Name, times (arrived, admitted, first token, last token, end), prompt and output tokens, how it ended."""
+    """Name, times (arrived, admitted, first token, last token, end), prompt and output tokens, its end."""
     admitted = entry.admitted
     if admitted is None and entry.request is not None:
         admitted = entry.request.admitted
