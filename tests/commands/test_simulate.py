@@ -47,6 +47,7 @@ def test_stable_keys() -> None:
     assert len(found["interval"]["bound"]) == 2
     worst, best = found["interval"]["slo_attainment"]
     assert worst <= found["slo_attainment"] <= best
+    assert 0 <= found["interval"]["slo_holds"] <= 1
     assert sum(found["limits"]["steps"].values()) == pytest.approx(1)
 
 
@@ -59,6 +60,19 @@ def test_in_words() -> None:
     said = shown(*SMALL, "--slo", "ttft=1")
     for words in ("60 of 60 requests", "TTFT", "TPOT", "bound by: ", "goodput", "per accelerator"):
         assert words in said
+
+
+def test_the_probability_that_the_slo_holds() -> None:
+    """Falls as the SLO becomes harder, is half where a mean prediction only just holds it."""
+    just = answer(*SMALL)["e2e_s"]["p90"]
+    chances = [
+        answer(*SMALL, "--slo", f"e2e={just * share}")["interval"]["slo_holds"]
+        for share in (10, 1.2, 1.001, 0.8, 0.01)
+    ]
+    assert chances == sorted(chances, reverse=True)
+    assert (chances[0], chances[-1]) == (1, 0)
+    assert chances[2] == pytest.approx(0.5, abs=0.05)
+    assert "with a probability of 100%" in shown(*SMALL, "--slo", "ttft=1000")
 
 
 def test_a_trace_at_a_rate_of_its_own() -> None:

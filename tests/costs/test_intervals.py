@@ -2,7 +2,7 @@
 
 import pytest
 
-from membound.costs.intervals import METRICS, Regime, interval
+from membound.costs.intervals import METRICS, Interval, Regime, interval
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -14,6 +14,15 @@ def test_an_interval_lies_about_the_prediction(metric: str, experts: bool) -> No
     assert found.around(2.0) == (2 * found.low, 2 * found.high)
     assert 1.0 in found
     assert found.high * 1.01 not in found
+
+
+def test_quantiles_of_an_interval() -> None:
+    found = Interval(0.5, 3.0)
+    assert found.at(0.5) == pytest.approx(1)
+    assert found.at(0.05) == pytest.approx(0.5)
+    assert found.at(0.95) == pytest.approx(3)
+    quantiles = [found.at(tenth / 10) for tenth in range(1, 10)]
+    assert quantiles == sorted(quantiles)
 
 
 @pytest.mark.parametrize(

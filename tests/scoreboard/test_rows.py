@@ -1,16 +1,21 @@
 """Rows of measurements: what names stand for, and why some are set aside."""
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from membound.costs.calibration import fitted
 from membound.costs.parallel import Layout
 from membound.errors import InputError
 from membound.scoreboard.board import DATA
+from membound.scoreboard.predict import Predictor, floors
+from membound.scoreboard.recorded import Recorder, ideal
 from membound.scoreboard.rows import Table, model_name, read_table
 
 HEAD = "source,engine,model,weights_dtype,gpu,tp,ep,dp,dp_attention,isl,osl,load_type,concurrency_or_rate,"
-HEAD += "ttft_mean_ms,tpot_mean_ms,e2e_mean_ms,output_tok_s_total,len_note,flag,spec_decoding,disagg"
+HEAD += "ttft_mean_ms,tpot_mean_ms,e2e_mean_ms,output_tok_s_total,len_note,notes,flag,spec_decoding,disagg"
 GOOD = {
     "source": "mine", "engine": "vllm", "model": "meta-llama/Llama-3.1-8B-Instruct", "weights_dtype": "bf16",
     "gpu": "H100", "tp": "1", "isl": "1024", "osl": "128", "load_type": "closed-loop concurrency",
@@ -20,9 +25,11 @@ GOOD = {
 
 def table_of(tmp_path: Path, *changes: dict[str, str]) -> Table:
     names = HEAD.split(",")
-    lines = [",".join({**GOOD, **change}.get(name, "") for name in names) for change in changes]
     path = tmp_path / "rows.csv"
-    path.write_text("\n".join([HEAD, *lines]) + "\n")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows({**GOOD, **change} for change in changes)
     return read_table(path)
 
 
@@ -38,6 +45,11 @@ def test_a_good_row(tmp_path: Path) -> None:
     ("change", "reason", "usable"),
     [
         ({"tp": ""}, "layout", False),
+        ({"tp": "nan"}, "layout", False),
+        ({"tp": "0"}, "layout", False),
+        ({"isl": "inf"}, "lengths", False),
+        ({"isl": "-5"}, "lengths", False),
+        ({"len_note": "shared 100-tok system prompt, multi-turn"}, "several turns", False),
         ({"load_type": "poisson"}, "poisson", False),
         ({"osl": ""}, "lengths", False),
         ({"concurrency_or_rate": ""}, "concurrency", False),
@@ -87,6 +99,41 @@ def test_attention_copies_share_their_experts(tmp_path: Path) -> None:
 )
 def test_names_of_models(name: str, known: str) -> None:
     assert model_name(name) == known
+
+
+def test_requests_at_a_rate(tmp_path: Path) -> None:
+    """Their steps depend on the clock: served in virtual time, quick while the engine keeps up."""
+    change = {
+        "load_type": "constant rate req/s",
+        "concurrency_or_rate": "4",
+        "notes": "max_num_batched_tokens=2048 max_num_seqs=128; output_tok_s uses re-tokenised counts",
+        "len_note": "shared 512-tok system prompt",
+    }
+    row, often = table_of(tmp_path, change, {**change, "concurrency_or_rate": "30"}).rows
+    assert (row.rate, row.concurrency, row.load) == (4.0, 0, "constant rate")
+    assert (row.step_tokens, row.max_running, row.prefix) == (2048, 128, 512)
+    assert set(row.measured) == {"ttft_mean", "tpot_mean"}
+    predictor = Predictor(fitted(), Recorder())
+    found, busier, unshared = (predictor(one) for one in (row, often, replace(row, prefix=0)))
+    assert found["throughput"] == pytest.approx(4 * 128, rel=0.02)
+    assert found["tpot_mean"] < busier["tpot_mean"]
+    assert found["ttft_mean"] < unshared["ttft_mean"]
+    assert floors(row, Recorder(), ideal(row.deployment))["tpot_mean"] < found["tpot_mean"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x1f\x8b\x08broken", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (f"{HEAD}\n".encode() + b"x" * 200_000, "as CSV"),
+    ],
+)
+def test_a_file_that_is_broken(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_table(path)
 
 
 def test_columns_must_be_there(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from membound.simulation.speculation import Speculation, prediction_head
 from membound.simulation.timeline import timeline
 from membound.workloads import traces
 from membound.workloads.arrivals import Workload
+from membound.workloads.goodput import ENOUGH
 from membound.workloads.offered import Offered
 from membound.workloads.slo import Slo
 
@@ -387,7 +388,8 @@ def _sums(found: Answer) -> list[str]:
     if str(slo):
         chance = found.bars.attainment
         lines.append(
-            f"SLO {slo}: held by {result.slo_attainment:.1%} ({chance[0]:.0%} to {chance[1]:.0%});"
+            f"SLO {slo}: held by {result.slo_attainment:.1%} ({chance[0]:.0%} to {chance[1]:.0%}) of"
+            f" requests, by {ENOUGH:.0%} with a probability of {found.bars.holds:.0%};"
             f" goodput {result.goodput_req_per_s:.2f}{_range(around, 'goodput_req_per_s', '.2f')} requests/s,"
             f" {result.goodput_req_per_s / result.accelerators:.3f} per accelerator"
         )
@@ -430,7 +432,7 @@ def _print(found: Answer, explained: list[dict[str, Any]] | None) -> None:
 
 
 def _print_switch(entry: Mapping[str, Any]) -> None:
-    what = f"{entry['switch']}: {entry['with']} instead of {entry['without']}"
+    what = f"{entry['switch']}: {entry['with']} instead of {entry['without'] or 'the default'}"
     if "change" not in entry:
         print(f"  {what}: without it, {entry['why']}")
         return

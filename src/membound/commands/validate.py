@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from membound.commands.output import print_json, print_table, status
+from membound.costs.this_machine import last_tests
 from membound.errors import InputError
 from membound.reports.accuracy import page
 from membound.scoreboard.board import DATA, board
 from membound.scoreboard.requests import compare_requests
-from membound.scoreboard.scores import group_rows, overall, reasons
+from membound.scoreboard.scores import group_rows, native_rows, overall, reasons
 from membound.scoreboard.single_stream import stream_scores
 
 
@@ -26,6 +27,8 @@ def validate_command(data: Path | None, *, every: int, write: Path | None, json:
             "excluded": reasons(found),
         }
         if data is None:
+            answer["native_engine"] = last_tests()
+            answer["rows"] += native_rows(answer["native_engine"])
             answer["single_stream"] = stream_scores()
             answer["requests"] = [
                 {

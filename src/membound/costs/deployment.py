@@ -44,9 +44,11 @@ class Deployment:
             self.model, self.cluster, self.precisions, self.layout, self.calibration, self.engine, self.skew
         )
 
-    def memories(self, memory_fraction: float = 1.0) -> list[RankMemory]:
-        """Of each pipeline stage; `memory_fraction` is how much of the capacity the engine may take."""
-        return rank_memories(self.cost, memory_fraction)
+    def memories(self, memory_fraction: float = 1.0, of_rest: bool = False) -> list[RankMemory]:
+        """Of each pipeline stage; `memory_fraction` is how much of the capacity the engine may take, or with
+        `of_rest` how much of what the weights leave.
+        """
+        return rank_memories(self.cost, memory_fraction, of_rest)
 
 
 def deployment(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from membound.costs.roofline import StepCost
@@ -19,6 +20,7 @@ from membound.hardware.accelerator import RATES
 from membound.models.architecture import ExpertsDims
 
 FILE = Path(__file__).parent / "intervals.toml"
+NORMAL = NormalDist()
 METRICS = ("tpot", "ttft", "throughput", "e2e")
 
 
@@ -56,6 +58,13 @@ class Interval:
     def around(self, predicted: float) -> tuple[float, float]:
         """The bounds in the prediction's own unit."""
         return predicted * self.low, predicted * self.high
+
+    def at(self, quantile: float) -> float:
+        """The factor below which a measurement lies with this probability, if its logarithm is normal on each
+        side of the prediction; `quantile` lies above 0 and below 1.
+        """
+        away = NORMAL.inv_cdf(quantile) / NORMAL.inv_cdf(0.95)
+        return float(self.high**away if away > 0 else self.low**-away)
 
     def __contains__(self, ratio: object) -> bool:
         """Whether measured / predicted lies within."""

@@ -44,8 +44,10 @@ class RankMemory:
         return max(0, int(room // self.growing_bytes_per_token))
 
 
-def rank_memories(cost: StepCost, memory_fraction: float = 1.0) -> list[RankMemory]:
-    """Of each pipeline stage; `memory_fraction` is how much of the capacity the engine may take."""
+def rank_memories(cost: StepCost, memory_fraction: float = 1.0, of_rest: bool = False) -> list[RankMemory]:
+    """Of each pipeline stage; `memory_fraction` is how much of the capacity the engine may take, or with
+    `of_rest` how much of what the weights leave.
+    """
     part = cost.cluster.accelerator
     capacity = part.figures.get("memory_bytes")
     own = part.weight_memory
@@ -54,12 +56,14 @@ def rank_memories(cost: StepCost, memory_fraction: float = 1.0) -> list[RankMemo
     start = 0
     for place, graph in enumerate(cost.graphs):
         first, last = place == 0, place == len(cost.graphs) - 1
+        weights = _weight_bytes(cost, graph, start, first, last)
+        kept = weights if of_rest and own is None else 0.0
         found.append(
             RankMemory(
-                weight_bytes=_weight_bytes(cost, graph, start, first, last),
+                weight_bytes=weights,
                 growing_bytes_per_token=graph.growing_bytes_per_token(kv_bytes),
                 bounded_bytes_per_sequence=graph.bounded_bytes_per_sequence(kv_bytes),
-                capacity_bytes=None if capacity is None else capacity * memory_fraction,
+                capacity_bytes=None if capacity is None else kept + (capacity - kept) * memory_fraction,
                 weight_capacity_bytes=own.capacity_bytes if own else None,
             )
         )

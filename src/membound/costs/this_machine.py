@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from membound.costs.calibration import Calibration, Efficiency
-from membound.hardware.probe import cache_file
+from membound.hardware.probe import cache_file, processor_name
 
 ENGINE = "membound"
 UNPACK = 8.0  # rows' worth of arithmetic that unpacking a weight is thought to cost before it is measured
@@ -47,6 +50,7 @@ class Parameters:
             calibration,
             kinds={name: of(name, kind) for name, kind in calibration.kinds.items()},
             engines={**calibration.engines, ENGINE: scaled},
+            sharpness=None,  # loads run ahead of arithmetic: a step takes the larger of both
             activation_share=None,  # they stay in the caches
         )
 
@@ -56,22 +60,48 @@ def parameters_file() -> Path:
     return cache_file().with_name("this_machine.json")
 
 
-def remember(parameters: Parameters, model: str, path: Path | None = None) -> None:
-    """Keep them for `--on this`; a cache that cannot be written is not worth failing for."""
+def remember(
+    parameters: Parameters, model: str, path: Path | None = None, tests: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Keep them for `--on this`, and the runs that they were tested by for the scoreboard; a cache that
+    cannot be written is not worth failing for.
+    """
     target = path or parameters_file()
+    kept = {"model": model, **asdict(parameters), "tests": list(tests), "processor": processor_name()}
+    kept["date"] = time.strftime("%Y-%m-%d")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"model": model, **asdict(parameters)}) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(kept) + "\n", encoding="utf-8")
         partial.replace(target)
     except OSError:
         return
 
 
 def remembered(path: Path | None = None) -> Parameters | None:
-    """What was last found; None if nothing was, or it cannot be read."""
+    """What was last found on this processor; None if nothing was, or it cannot be read."""
+    values = _kept(path)
+    try:
+        return Parameters(*(float(values[name]) for name in ("memory", "math", "unpack", "fixed")))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def last_tests(path: Path | None = None) -> dict[str, Any] | None:
+    """The last runs of the native engine on this processor beside their simulations: model, processor, date,
+    and tests, each with share (of saturation), rate, measured and predicted; None if there are none.
+    """
+    values = _kept(path)
+    names = ("model", "processor", "date", "tests")
+    if not values.get("tests") or not all(name in values for name in names):
+        return None
+    return {name: values[name] for name in names}
+
+
+def _kept(path: Path | None) -> dict[str, Any]:
+    """What the file holds, if it was written on this processor."""
     try:
         values = json.loads((path or parameters_file()).read_text(encoding="utf-8"))
-        return Parameters(*(float(values[name]) for name in ("memory", "math", "unpack", "fixed")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) and values.get("processor") == processor_name() else {}

@@ -96,7 +96,23 @@ class SpeedTest:
         total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         return list(total - logits[np.arange(len(logits)), tokens[1:]])
 
+    def step_s(self, prompts: Sequence[Sequence[int]], tokens: int) -> float:
+        """Median seconds of the steps in which each sequence grows by a token, until it has so many; of one
+        token, those of the steps that compute the prompts. No roof is probed beside them.
+        """
+        seconds, timed = self._run(prompts, tokens, GREEDY)
+        return statistics.median(seconds[index] for index in timed)
+
     def _time(self, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling = GREEDY) -> Timing:
+        seconds, timed = self._run(prompts, tokens, sampling)
+        records = [self.engine.log[index] for index in timed]
+        roof = self.ruler.roof()
+        return Timing([seconds[index] for index in timed], self.ruler.place(records, roof), roof)
+
+    def _run(
+        self, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling
+    ) -> tuple[list[float], Sequence[int]]:
+        """Seconds of all steps, and which of them are timed: those without prompts, if there are any."""
         for prompt in prompts:
             self.engine.add(prompt, replace(sampling, max_tokens=tokens, ignore_eos=True))
         self.engine.log.clear()
@@ -106,10 +122,7 @@ class SpeedTest:
             self.engine.step()
             seconds.append(time.perf_counter() - began)
         decoding = [index for index, record in enumerate(self.engine.log) if not record.chunks]
-        timed = decoding or range(len(seconds))
-        records = [self.engine.log[index] for index in timed]
-        roof = self.ruler.roof()
-        return Timing([seconds[index] for index in timed], self.ruler.place(records, roof), roof)
+        return seconds, decoding or range(len(seconds))
 
 
 def made_up(count: int, vocabulary: int, seed: int = 0) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,8 @@ def page(answer: Mapping[str, Any]) -> str:
         ("its model left out", whole["left_out_model"]),
         ("calibrated with two rows", whole["calibrated"]),
     ]
-    text = HEAD + f"\n{whole['n']} rows, {whole['coverage']:.1%} of those that are usable.\n\n"
+    today = time.strftime("%Y-%m-%d")
+    text = HEAD + f"\n{today}: {whole['n']} rows, {whole['coverage']:.1%} of those that are usable.\n\n"
     text += _table(
         ("", "TPOT", "output throughput", "TTFT"),
         [(name, *(_pair(scores[metric]) for metric in METRICS)) for name, scores in kinds],
@@ -63,6 +65,8 @@ def page(answer: Mapping[str, Any]) -> str:
                 for one in answer["requests"]
             ],
         )
+    if answer.get("native_engine"):
+        text += _native_engine(answer["native_engine"])
     if "single_stream" in answer:
         text += "\n## One sequence at a time\n\n"
         text += "TPOT by nominal bandwidth alone; nothing was fitted to these rows, nor to these engines.\n\n"
@@ -89,13 +93,52 @@ def page(answer: Mapping[str, Any]) -> str:
     text += "\n## Rows set aside\n\n"
     text += "Each for what it says or leaves unsaid, none for how far a prediction is from it.\n\n"
     text += _table(
-        ("rows", "reason", ""),
+        ("rows", "reason", "", "lines of the file"),
         [
-            (str(one["n"]), one["reason"], "usable, not predicted" if one["usable"] else "")
+            (
+                str(one["n"]),
+                one["reason"],
+                "usable, not predicted" if one["usable"] else "",
+                _ranges(one["lines"]),
+            )
             for one in answer["excluded"]
         ],
     )
     return text
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers, neighbours as ranges: 2-5, 9."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
+
+
+def _native_engine(kept: Mapping[str, Any]) -> str:
+    units = (
+        ("tpot_s", "TPOT", "ms", 1e3),
+        ("ttft_p50_s", "TTFT p50", "ms", 1e3),
+        ("throughput", "output", "token/s", 1.0),
+    )
+    rows = [
+        (
+            f"{test['rate']:.2f} requests/s, {test['share']:.0%} of saturation: {name}",
+            f"{test['measured'][key] * scale:.1f} {unit}",
+            f"{test['predicted'][key] * scale:.1f} {unit}",
+            f"{test['predicted'][key] / test['measured'][key] - 1:+.1%}",
+        )
+        for test in kept["tests"]
+        for key, name, unit, scale in units
+    ]
+    return (
+        f"\n## The native engine\n\n{kept['model']} on {kept['processor']}, {kept['date']}, from the last"
+        " `membound calibrate this`: four factors\nfitted to single steps, then 100 Poisson requests through"
+        " the engine, and their simulation.\n\n"
+    ) + _table(("", "measured", "simulated", "error"), rows)
 
 
 def _pair(score: Mapping[str, Any]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from membound.costs.adjustment import Observation, kernels_alone
-from membound.costs.calibration import Calibration
+from membound.costs.calibration import IDEAL, Calibration
 from membound.costs.features import Vector
 from membound.costs.roofline import StepCost
+from membound.scoreboard.open_loop import served_at_rate
 from membound.scoreboard.recorded import Recorder, cost_of
 from membound.scoreboard.rows import Deployment, Row
 
@@ -24,6 +25,8 @@ class Predictor:
 
     def __call__(self, row: Row) -> Metrics:
         """TTFT and TPOT (mean, p50, p99) in seconds, and throughput in tokens per second."""
+        if row.rate:
+            return self._at_rate(row)
         recording = self.record(row)
         seconds = _seconds(self._cost(row)[0], recording.features)
         ttft, tpot = recording.latencies(seconds)
@@ -42,6 +45,8 @@ class Predictor:
 
     def means(self, row: Row) -> Metrics:
         """Mean TTFT and TPOT and throughput, from the recording in brief: quicker by far."""
+        if row.rate:
+            return self._at_rate(row)
         kinds = self.record.condensed(row)
         seconds = _seconds(self._cost(row)[0], kinds.features)
         found = {
@@ -65,6 +70,10 @@ class Predictor:
                 moving, total = float(weights @ kernels), float(weights @ whole)
                 found.append(Observation(measured, moving, total - moving, server, sigma))
         return found
+
+    def _at_rate(self, row: Row) -> Metrics:
+        here = self.calibration.on(row.deployment.engine, row.deployment.part)
+        return served_at_rate(row, here)
 
     def _server(self, row: Row) -> float:
         return self.calibration.engine(row.deployment.engine).server_s
@@ -94,6 +103,8 @@ def _throughput(row: Row, found: Metrics, whole: float) -> float:
 
 def floors(row: Row, record: Recorder, cost: StepCost) -> Metrics:
     """The least TPOT that the row's steps allow, at the peaks of the data sheet."""
+    if row.rate:
+        return {"tpot_mean": served_at_rate(row, IDEAL)["tpot_mean"]}
     kinds = record.condensed(row)
     seconds: Vector = cost.seconds(np.ascontiguousarray(kinds.features.T))
     return {"tpot_mean": float(kinds.tpot @ seconds)}

@@ -20,12 +20,18 @@ from membound.scoreboard.closed_loop import Loop, Recording, record
 from membound.scoreboard.rows import Deployment, Row
 from membound.serving.request import BLOCK_TOKENS
 
-MEMORY_FRACTION = 0.9  # of the capacity, which the engines take unasked
+MEMORY_FRACTION = 0.9  # of the capacity, or of what the weights leave, which the engines take unasked
+OF_REST = {"trtllm"}
 WAVES = 10  # requests for each of concurrency: what the load testers of these engines send by default
 STEP_TOKENS = {"vllm": 8192, "sglang": 8192, "trtllm": 8192}
 MAX_RUNNING = 1024
 PROMPTS_FIRST = {"sglang"}
-OFFLINE_REQUESTS = 1500
+# By (prompt, output) tokens, as TensorRT-LLM's performance overview states for its runs; else OFFLINE.
+OFFLINE_REQUESTS = {
+    (128, 128): 30_000, (128, 2048): 3000, (500, 2000): 3000, (1000, 1000): 3000, (2048, 128): 3000,
+    (20_000, 2000): 1000,
+}  # fmt: skip
+OFFLINE = 1500
 PLENTY = 1 << 40
 
 
@@ -56,15 +62,14 @@ def loop_of(row: Row) -> Loop:
     if row.load == "static batch":
         count = concurrency
     if row.load == "offline":
-        concurrency = count = OFFLINE_REQUESTS
+        concurrency = count = OFFLINE_REQUESTS.get((round(row.prompt), round(row.output)), OFFLINE)
     return Loop.uniform(concurrency, round(row.prompt), round(row.output), count, row.spread)
 
 
-def blocks_of(cost: StepCost, loop: Loop) -> int:
+def blocks_of(cost: StepCost, loop: Loop, engine: str) -> int:
     """KV blocks that fit, as few as make no difference; InputError where a request never fits."""
-    held = [
-        memory.tokens(min(loop.concurrency, MAX_RUNNING)) for memory in rank_memories(cost, MEMORY_FRACTION)
-    ]
+    memories = rank_memories(cost, MEMORY_FRACTION, engine in OF_REST)
+    held = [memory.tokens(min(loop.concurrency, MAX_RUNNING)) for memory in memories]
     tokens = min((t for t in held if t is not None), default=PLENTY)
     longest = max(prompt + output for prompt, output in loop.lengths)
     if tokens < longest:
@@ -98,7 +103,7 @@ class Recorder:
     def __call__(self, row: Row) -> Recording:
         cost = ideal(row.deployment)
         loop = loop_of(row)
-        blocks = blocks_of(cost, loop)
+        blocks = blocks_of(cost, loop, row.deployment.engine)
         budget = max(STEP_TOKENS[row.deployment.engine], min(loop.concurrency, MAX_RUNNING))
         features = cost.features
         key = (

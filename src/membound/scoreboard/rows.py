@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +26,8 @@ LOADS = {
     "closed-loop concurrency": "closed loop",
     "static batch": "static batch",
     "offline max throughput (inf rate)": "offline",
+    "constant rate req/s": "constant rate",
+    "poisson rate req/s": "poisson rate",
 }
 METRICS = {
     "ttft_mean": "ttft_mean_ms",
@@ -93,11 +96,15 @@ class Row:
     source: str
     deployment: Deployment
     load: str  # a value of LOADS
-    concurrency: int
+    concurrency: int  # 0 where requests come at a rate
     prompt: float  # nominal tokens
     output: float
     spread: float  # lengths lie between (1 - spread) and the whole of the nominal ones
     measured: Mapping[str, float]  # ttft_mean, ttft_p50, ttft_p99, tpot_mean, tpot_p50, throughput
+    rate: float = 0.0  # requests per second, where they come at a rate
+    prefix: int = 0  # tokens with which every prompt begins alike
+    step_tokens: int | None = None  # that the engine was started with, where the row says so
+    max_running: int | None = None
 
     @property
     def tpot_s(self) -> float | None:
@@ -126,13 +133,16 @@ def read_table(path: Path) -> Table:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     reader = csv.DictReader(io.StringIO(text))
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}: give the columns of end_to_end.csv")
-    given = [{k: v or "" for k, v in row.items() if k is not None} for row in reader]
+    try:
+        given = [{k: v or "" for k, v in row.items() if k is not None} for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
     known: set[tuple[str, ...]] = set()
     rows: list[Row] = []
     aside: list[SetAside] = []
@@ -155,7 +165,7 @@ def read_table(path: Path) -> Table:
 
 def _unsaid(row: Mapping[str, str]) -> str:
     """What a prediction needs and the row does not say."""
-    if not row["tp"]:
+    if _number(row["tp"]) < 1:
         return "the layout is not stated"
     if _flag(row.get("disagg", "")):
         return "prefill and decode disaggregated, ratio of the parts not in columns"
@@ -167,11 +177,13 @@ def _unsaid(row: Mapping[str, str]) -> str:
         return "an engine of 2023, version not stated"
     if row["load_type"] not in LOADS:
         return f"load '{row['load_type']}'"
+    if "multi-turn" in row.get("len_note", ""):
+        return "several turns, and how much of a prompt was in the cache is not stated"
     for name in ("isl", "osl"):
         if not _number(row[name]):
             return "lengths are not stated"
-    if row["load_type"].startswith(("closed", "static")) and not _number(row["concurrency_or_rate"]):
-        return "concurrency is not stated"
+    if not row["load_type"].startswith("offline") and not _number(row["concurrency_or_rate"]):
+        return "concurrency or rate is not stated"
     if not any(_number(row.get(column, "")) for column in (*METRICS.values(), "output_tok_s_total")):
         return "nothing is measured"
     return ""
@@ -214,19 +226,32 @@ def _row(line: int, row: Mapping[str, str]) -> Row:
     measured = {name: _number(row.get(column, "")) / 1e3 for name, column in METRICS.items()}
     if row.get("flag", "") == "TTFT_NONMONOTONE":  # by its publisher: other requests' waits are in it
         measured = {name: value for name, value in measured.items() if not name.startswith("ttft")}
-    measured["throughput"] = _number(row.get("output_tok_s_total", ""))
+    if "re-tokenised" not in row.get("notes", ""):  # counts of tokens that were not sent like this
+        measured["throughput"] = _number(row.get("output_tok_s_total", ""))
     note = row.get("len_note", "")
+    load_size = _number(row["concurrency_or_rate"])
+    at_rate = load.endswith("rate")
     return Row(
         line=line,
         source=row.get("source", ""),
         deployment=_deployment(row),
         load=load,
-        concurrency=round(_number(row["concurrency_or_rate"]) or 0),
+        concurrency=0 if at_rate else round(load_size),
         prompt=_number(row["isl"]),
         output=_number(row["osl"]),
         spread=0.2 if "0.9x" in note or "0.8" in note else 0.0,  # of mean 0.9 times the nominal
         measured={name: value for name, value in measured.items() if value},
+        rate=load_size if at_rate else 0.0,
+        prefix=_stated(r"shared (\d+)-tok", note) or 0,
+        step_tokens=_stated(r"max_num_batched_tokens=(\d+)", row.get("notes", "")),
+        max_running=_stated(r"max_num_seqs=(\d+)", row.get("notes", "")),
     )
+
+
+def _stated(pattern: str, text: str) -> int | None:
+    """The number that a remark gives, if it does."""
+    found = re.search(pattern, text)
+    return int(found[1]) if found else None
 
 
 def _deployment(row: Mapping[str, str]) -> Deployment:
@@ -296,8 +321,9 @@ def _flag(text: str) -> bool:
 
 
 def _number(text: str) -> float:
-    """0 where there is none."""
+    """0 where there is none, or none that a measured quantity can be."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return 0.0
+    return number if 0 < number < float("inf") else 0.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,25 @@ def group_rows(board: Board) -> list[dict[str, Any]]:
     return found
 
 
+def native_rows(kept: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Entries of the same form of the native engine's runs beside their simulations, if there were any."""
+    if kept is None:
+        return []
+    return [
+        {
+            "source": f"calibrate this, {kept['date']}",
+            "gpu": kept["processor"],
+            "model": kept["model"],
+            "engine": "membound",
+            "metric": metric,
+            **score([test["measured"][name] / test["predicted"][name] for test in kept["tests"]]),
+            "coverage": 1.0,
+            "interval_coverage": None,
+        }
+        for metric, name in (("tpot", "tpot_s"), ("ttft", "ttft_p50_s"), ("throughput", "throughput"))
+    ]
+
+
 def _covered(board: Board, members: Sequence[Scored], metric: str) -> float | None:
     """The share of left-out measurements inside of their intervals."""
     inside = [
@@ -98,6 +117,11 @@ def groups_met(board: Board) -> tuple[int, int]:
 
 
 def reasons(board: Board) -> list[dict[str, Any]]:
-    """Why rows were set aside, the most frequent first."""
-    count = Counter((one.reason, one.usable) for one in board.aside)
-    return [{"reason": r, "n": n, "usable": usable} for (r, usable), n in count.most_common()]
+    """Why rows were set aside, the most frequent first, and which lines of the file they are."""
+    lines: dict[tuple[str, bool], list[int]] = defaultdict(list)
+    for one in board.aside:
+        lines[one.reason, one.usable].append(one.line)
+    return [
+        {"reason": reason, "n": len(found), "usable": usable, "lines": sorted(found)}
+        for (reason, usable), found in sorted(lines.items(), key=lambda item: -len(item[1]))
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from membound.costs.features import Vector
 from membound.costs.this_machine import ENGINE, UNPACK, Parameters
 from membound.errors import InputError, RunError
 from membound.hardware.probe import probe
+from membound.measuring.neighbours import Neighbours
 from membound.measuring.speed import SpeedTest, made_up
 from membound.serving.request import Request
 from membound.serving.sampling import Sampling
@@ -31,8 +32,11 @@ from membound.workloads.metrics import percentile
 PROMPTS = (16, 32, 64, 128, 256, 512)
 BATCHES = (1, 2, 4, 8, 16, 32)
 DECODED = 24  # steps timed at each batch
-SHORT = 32  # prompt of the batches
+BEHIND = (32, 128)  # prompts of the batches
 STEP_TOKENS, RUNNING = 512, 32  # of the engine, as `membound.LLM` starts it
+PLAUSIBLE = 4.0  # factors beyond which, or below whose inverse, a fit has explained a disturbance
+MOST_UNPACK = 64.0
+WORST_FIT = 0.2  # median error of the steps
 PRIORS = np.array([0.7, 0.7, 1.5, 1.5])  # of the logarithms of the factors
 PROMPT, OUTPUT, COUNT = 128, 48, 100  # tokens and requests of the test
 
@@ -54,22 +58,27 @@ class Test:
     rate: float
     measured: dict[str, float]  # tpot_s, ttft_p50_s, throughput
     predicted: dict[str, float]
+    others: float | None  # share of the processor that other work took during the run
 
 
-def time_steps(test: SpeedTest, say: Callable[[str], None]) -> list[Sample]:
-    """Whole steps of the engine: prompts alone, and batches that decode."""
+def time_steps(test: SpeedTest) -> list[Sample]:
+    """One round through whole steps of the engine: prompts alone, and batches that decode."""
     found = []
     for length in PROMPTS:
-        say(f"a prompt of {length}")
-        test.prefill(made_up(length, test.vocabulary))
-        seconds = [test.prefill(made_up(length, test.vocabulary, 1 + n)).seconds for n in range(3)]
-        found.append(Sample(length, None, statistics.median(seconds)))
-    for rows in BATCHES:
-        say(f"{rows} sequences")
-        prompts = [made_up(SHORT, test.vocabulary, row) for row in range(rows)]
-        timing = test.decode(prompts, DECODED)
-        found.append(Sample(rows, SHORT + DECODED // 2, statistics.median(timing.step_seconds)))
+        found.append(Sample(length, None, test.step_s([made_up(length, test.vocabulary)], 1)))
+    for behind in BEHIND:
+        for rows in BATCHES:
+            prompts = [made_up(behind, test.vocabulary, row) for row in range(rows)]
+            found.append(Sample(rows, behind + DECODED // 2, test.step_s(prompts, DECODED + 1)))
     return found
+
+
+def typical(rounds: Sequence[Sequence[Sample]]) -> list[Sample]:
+    """The median of each step over the rounds: a machine's speed drifts, and a neighbour comes and goes."""
+    return [
+        replace(same[0], seconds=statistics.median(sample.seconds for sample in same))
+        for same in zip(*rounds, strict=True)
+    ]
 
 
 def predicted_s(asked: Deployment, sample: Sample) -> float:
@@ -111,6 +120,26 @@ def fit_steps(asked: Deployment, samples: Sequence[Sample]) -> Parameters:
     return of(logs)
 
 
+def refuse_implausible(asked: Deployment, samples: Sequence[Sample], found: Parameters) -> None:
+    """RunError where the steps' times are not those of this engine alone."""
+    fitted_here = replace(asked, calibration=found.applied(asked.calibration))
+    off = statistics.median(abs(predicted_s(fitted_here, one) / one.seconds - 1) for one in samples)
+    factors = {"memory": found.memory, "math": found.math}
+    wrong = [
+        f"{name} at {value:.2g} times" for name, value in factors.items()
+        if not 1 / PLAUSIBLE <= value <= PLAUSIBLE
+    ]  # fmt: skip
+    if found.unpack > MOST_UNPACK:
+        wrong.append(f"{found.unpack:.0f} operations to unpack a weight")
+    if off > WORST_FIT:
+        wrong.append(f"steps that are off by {off:.0%} after the fit")
+    if wrong:
+        raise RunError(
+            f"the steps give {', '.join(wrong)}: other work took part of the machine; end it and run"
+            " `membound calibrate this` again (nothing was kept)"
+        )
+
+
 def settings_here(asked: Deployment) -> EngineSettings:
     """As this package's own engine is started."""
     return engine_settings(
@@ -128,27 +157,34 @@ def saturation(asked: Deployment) -> float:
     return simulate(asked, Open(lambda: iter(burst)), settings=settings_here(asked)).req_per_s
 
 
-def put_to_test(test: SpeedTest, asked: Deployment, share: float, rate: float, seed: int) -> Test:
-    """COUNT Poisson requests through the engine, and their simulation."""
+def requests_at(rate: float, seed: int) -> list[Arrival]:
+    """COUNT Poisson requests of one size."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, COUNT)
-    arrivals = [Arrival(float(at), PROMPT, OUTPUT) for at in np.cumsum(gaps)]
+    return [Arrival(float(at), PROMPT, OUTPUT) for at in np.cumsum(gaps)]
+
+
+def served(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[dict[str, float], float | None]:
+    """What the requests felt (mean TPOT and median TTFT in seconds, output tokens per second), and the share
+    of the processor that other work took meanwhile.
+    """
+    neighbours = Neighbours()
     sent, first, last = _serve(test, arrivals)
-    ttft, span = first - sent, last - first
-    simulated = simulate(asked, Open(lambda: iter(arrivals)), settings=settings_here(asked))
-    return Test(
-        share,
-        rate,
-        {
-            "tpot_s": float(span.mean()) / (OUTPUT - 1),
-            "ttft_p50_s": percentile(ttft.tolist(), 0.5),
-            "throughput": COUNT * OUTPUT / float(last.max() - sent.min()),
-        },
-        {
-            "tpot_s": float(np.nanmean(simulated.tpot_s)),
-            "ttft_p50_s": percentile(simulated.ttft_s.tolist(), 0.5),
-            "throughput": simulated.output_tok_per_s,
-        },
-    )
+    measured = {
+        "tpot_s": float((last - first).mean()) / (OUTPUT - 1),
+        "ttft_p50_s": percentile((first - sent).tolist(), 0.5),
+        "throughput": COUNT * OUTPUT / float(last.max() - sent.min()),
+    }
+    return measured, neighbours.share()
+
+
+def simulated(asked: Deployment, arrivals: Sequence[Arrival]) -> dict[str, float]:
+    """The same of their simulation."""
+    found = simulate(asked, Open(lambda: iter(arrivals)), settings=settings_here(asked))
+    return {
+        "tpot_s": float(np.nanmean(found.tpot_s)),
+        "ttft_p50_s": percentile(found.ttft_s.tolist(), 0.5),
+        "throughput": found.output_tok_per_s,
+    }
 
 
 def _serve(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[Vector, Vector, Vector]:

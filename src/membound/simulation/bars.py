@@ -12,8 +12,10 @@ from membound.costs.deployment import Deployment
 from membound.costs.intervals import Interval, Regime, interval
 from membound.simulation.limits import bound, time_shares
 from membound.simulation.result import SimulationResult
+from membound.workloads.goodput import ENOUGH
 
 METRICS = {"ttft_s": "ttft", "tpot_s": "tpot", "itl_s": "tpot", "e2e_s": "e2e"}
+HALVINGS = 8  # of the range in which a probability lies
 ATTRIBUTES = ("kv_occupancy", "preemptions", "prefix_hit_rate")
 
 
@@ -26,6 +28,7 @@ class Bars:
     around: Mapping[str, tuple[float, float]]
     factors: Mapping[str, Interval]
     attainment: tuple[float, float]  # share of requests that hold the SLO, if latencies lie at the far ends
+    holds: float  # probability that so many requests hold the SLO as count as enough
     bounds: tuple[str, ...]  # what bounds the run where steps are as quick, and as slow, as may be
     notes: list[str]
 
@@ -34,6 +37,7 @@ class Bars:
         return {
             **{name: list(pair) for name, pair in self.around.items()},
             "slo_attainment": list(self.attainment),
+            "slo_holds": self.holds,
             "bound": list(self.bounds),
             "widened": self.notes,
         }
@@ -58,7 +62,10 @@ def bars(
             around[name] = factors[name].around(one.mean)
     around["output_tok_per_s"] = factors["output_tok_per_s"].around(result.output_tok_per_s)
     notes = list(dict.fromkeys(note for known in factors.values() for note in known.widened))
-    worst, best = (_attainment(result, factors, end) for end in ("high", "low"))
+    worst, best = (
+        _attainment(result, {name: float(getattr(known, end)) for name, known in factors.items()})
+        for end in ("high", "low")
+    )
     if result.simulated_s:
         rate = result.requests / result.simulated_s
         around["goodput_req_per_s"] = (worst * rate, best * rate)
@@ -68,9 +75,8 @@ def bars(
             around[name] = _between(float(getattr(run, name)) for run in (result, *ends))
         if result.completed:
             around["queue_s"] = _between(float(run.queue_s.mean()) for run in (result, *ends))
-    return Bars(
-        around, factors, (worst, best), tuple(bound(end, time_shares(end.watched)) for end in ends), notes
-    )
+    bounds = tuple(bound(end, time_shares(end.watched)) for end in ends)
+    return Bars(around, factors, (worst, best), _holds(result, factors), bounds, notes)
 
 
 def _between(values: Iterable[float]) -> tuple[float, float]:
@@ -78,8 +84,8 @@ def _between(values: Iterable[float]) -> tuple[float, float]:
     return min(known), max(known)
 
 
-def _attainment(result: SimulationResult, factors: Mapping[str, Interval], end: str) -> float:
-    """The share of requests that hold the SLO if each latency is as far off as its interval reaches."""
+def _attainment(result: SimulationResult, factors: Mapping[str, float]) -> float:
+    """The share of requests that hold the SLO if each latency is off by its factor."""
     if not result.requests:
         return 0.0
     slo = result.slo
@@ -89,5 +95,26 @@ def _attainment(result: SimulationResult, factors: Mapping[str, Interval], end: 
         ("tpot_s", result.tpot_s, slo.tpot_s),
         ("e2e_s", result.e2e_s, slo.e2e_s),
     ):
-        slow |= values * float(getattr(factors[name], end)) > limit
+        slow |= values * factors[name] > limit
     return float((~slow).sum()) / result.requests
+
+
+def _holds(result: SimulationResult, factors: Mapping[str, Interval]) -> float:
+    """The probability that enough requests hold the SLO.
+
+    A prediction's factor is taken as log-normal about one, on each side as wide as its interval; the
+    latencies are off together. Slower is never better, so the quantile up to which the SLO holds is the
+    probability.
+    """
+
+    def held(quantile: float) -> bool:
+        off = {name: known.at(quantile) for name, known in factors.items()}
+        return _attainment(result, off) >= ENOUGH
+
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if held(middle) else (low, middle)
+    if low == 0.0:
+        return 0.0
+    return 1.0 if high == 1.0 else (low + high) / 2

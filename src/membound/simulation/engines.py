@@ -24,6 +24,7 @@ class EngineSettings:
     max_step_tokens: int  # rows that one step computes at most
     max_running: int  # requests that run at once
     memory_fraction: float  # of the capacity, for weights and cache
+    of_rest: bool = False  # the fraction is of what the weights leave, for the cache alone
     mixed: bool = True  # whether decoding goes on in the steps that read prompts
     prefix_reuse: bool = True
     server_s: float = 0.0  # HTTP, tokenizer and queues between processes, before a request is scheduled
@@ -71,7 +72,7 @@ def _preset(name: str, part: Accelerator) -> EngineSettings:
     if name == "sglang":
         return EngineSettings(name, 8192, 2048, 0.88, mixed=False, server_s=server_s)
     if name == "trtllm":
-        return EngineSettings(name, 8192, 2048, 0.9, server_s=server_s)
+        return EngineSettings(name, 8192, 2048, 0.9, of_rest=True, server_s=server_s)
     if name == "none":
         return EngineSettings(name, 8192, 1024, 1.0)
     if name == "membound":

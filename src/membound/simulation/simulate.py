@@ -217,7 +217,7 @@ def cache_size(
         return max(1, kv_tokens // block_tokens), settings.max_running
     part = deployment.cluster.accelerator
     blocks, running = 1 << 40, settings.max_running
-    for memory in deployment.memories(settings.memory_fraction):
+    for memory in deployment.memories(settings.memory_fraction, settings.of_rest):
         if drafter is not None:
             memory = with_drafter(memory, drafter.memories()[0])
         if memory.fits is None:
