@@ -98,10 +98,10 @@ def test_points_appear_and_the_chat_streams(browser: Browser, live: Live) -> Non
     answer = page.locator(".message.assistant")
     expect(answer).to_contain_text(re.compile(r"\w{2}"), timeout=60_000)
     expect(page.locator(".told")).to_contain_text("TPOT", timeout=60_000)
-    watched.picture("page-light")
     for thread in threads:
         thread.join()
-    page.wait_for_function(f"before => {NEWEST} !== before", arg=before)
+    page.wait_for_function(f"before => ({NEWEST} ?? '') !== before", arg=before)
+    watched.picture("page-light")
     expect(page.locator("#ttft-99")).to_contain_text("s")
     page.fill("#slo-ttft", "0.001")
     expect(page.locator("#attained")).to_have_text("0.0 %")

@@ -8,8 +8,12 @@ const at = (id) => document.getElementById(id);
 const show = (id, text) => { at(id).textContent = text; };
 
 const RATE_S = 2; // seconds of which tokens/s are the mean
+const ROOFLINE_MS = 1000; // from one drawing to the next: it takes long, perhaps of the cores that serve
 
-const state = { hello: null, points: [], requests: new Map(), shares: [], tokens: [], now: 0, heard: 0, stale: true };
+const state = {
+  hello: null, points: [], requests: new Map(), shares: [], tokens: [], now: 0, heard: 0,
+  stale: true, undrawn: true, drawn: -Infinity,
+};
 
 // ---- numbers as people read them ----
 
@@ -63,7 +67,7 @@ function take(frame) {
   while (state.tokens.length > 2 && state.tokens[1][0] < frame.now - RATE_S) state.tokens.shift();
   state.now = frame.now;
   state.heard = performance.now();
-  state.stale = true;
+  state.stale = state.undrawn = true;
   at("state").classList.add("live");
   show("state", "live");
   tell(frame);
@@ -207,6 +211,10 @@ function drawHistory() {
   const y = (share) => height - 1 - Math.min(1, share) * (height - 2);
   pen.fillStyle = colour("line");
   pen.fillRect(0, height - 1, width, 1);
+  for (let place = 0; place < width; place += 6) pen.fillRect(place, y(1), 3, 1);
+  pen.fillStyle = colour("soft");
+  pen.font = "10px system-ui, sans-serif";
+  pen.fillText("100 %", 0, y(1) + 11);
   pen.fillStyle = colour("decode");
   state.shares.forEach(([moment, share], place) => {
     if (share == null) return;
@@ -234,6 +242,8 @@ function drawLanes() {
     rows[row] = end;
     return [request, row];
   });
+  pen.fillStyle = colour("line");
+  for (let back = 10; back < LANES_S; back += 10) pen.fillRect(x(now - back), 0, 1, floor);
   const tall = Math.min(16, floor / Math.max(rows.length, 6));
   const bar = (begin, end, row, name) => {
     if (begin == null || end <= from) return;
@@ -260,13 +270,18 @@ function drawLanes() {
 }
 
 function draw() {
-  if (state.stale && !document.hidden) {
+  if (document.hidden) return;
+  if (state.stale) {
     state.stale = false;
     judge();
-    drawRoofline();
     drawHistory();
   }
-  if (!document.hidden) drawLanes();
+  if (state.undrawn && performance.now() > state.drawn + ROOFLINE_MS) {
+    state.undrawn = false;
+    state.drawn = performance.now();
+    drawRoofline();
+  }
+  drawLanes();
 }
 
 // ---- the chat ----
@@ -361,7 +376,8 @@ async function* eventsOf(stream) {
 
 function dress(theme) {
   document.documentElement.dataset.theme = theme;
-  state.stale = true;
+  state.stale = state.undrawn = true;
+  state.drawn = -Infinity;
 }
 
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
