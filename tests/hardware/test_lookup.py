@@ -97,6 +97,8 @@ def test_a_user_file_starts_from_a_part(tmp_path: Path) -> None:
         ("mem_gb = -1", "mem_gb must be a positive number"),
         ("mem_gb = true", "mem_gb must be a positive number"),
         ("memory = 3", "not understood: memory"),
+        ("node_size = 1.5", "node_size must be a whole number"),
+        ('year = "new"', "year must be a whole number"),
         ("[link]\nspeed = 3", "not understood: link.speed"),
         ("link = 3", "link must be a table"),
         ("[weight_memory]\ngb = 3", "weight_memory.gbs must be a positive number"),

@@ -23,7 +23,17 @@ def hardware_command(*, name: str | None, json: bool) -> None:
         title="TFLOP/s dense; ridge in FLOP/byte at 16 bits",
     )
     if name is not None:
-        print(f"{parts[0].name}: {parts[0].sources}\n{parts[0].notes}")
+        told = (f"{parts[0].name}: {parts[0].sources}", parts[0].notes, _unknown(parts[0]))
+        print("\n".join(line for line in told if line))
+
+
+def _unknown(part: Accelerator) -> str:
+    """What nobody published of a part; a question that needs it is refused."""
+    blanks = [rate for rate in RATES if rate not in part.peaks]
+    figures = {"memory_bytes": "memory", "bandwidth_bytes_per_s": "bandwidth", "node_size": "size of a node"}
+    blanks += [words for figure, words in figures.items() if figure not in part.figures]
+    blanks += [words for words, link in (("link", part.link), ("network", part.network)) if link is None]
+    return f"not published, or not there: {', '.join(blanks)}" if blanks else ""
 
 
 def _row(part: Accelerator) -> tuple[str, ...]:
@@ -35,7 +45,7 @@ def _row(part: Accelerator) -> tuple[str, ...]:
     return (
         part.id,
         str(part.year or ""),
-        shown(part.figures.get("memory_bytes"), 1e9),
+        shown(part.figures.get("memory_bytes"), 1e9, ",.4g"),
         shown(bandwidth, 1e12, ".2f"),
         shown(dense, 1e12),
         shown(part.peaks.get("fp8"), 1e12),

@@ -120,6 +120,8 @@ def read_toml(path: Path) -> Accelerator:
     figures |= {
         _FIGURES[k][0]: _positive(path, k, v) * _FIGURES[k][1] for k, v in given.items() if k in _FIGURES
     }
+    if "node_size" in given:
+        _whole(path, "node_size", given["node_size"])
     peaks = dict(base.peaks)
     peaks |= {rate: _positive(path, rate, v) * 1e12 for rate, v in given.get("peak_tflops", {}).items()}
     weights = given.get("weight_memory")
@@ -132,7 +134,7 @@ def read_toml(path: Path) -> Accelerator:
         sources=str(given.get("sources", "")),
         notes=str(given.get("notes", "")),
         vendor=str(given.get("vendor", base.vendor)),
-        year=int(given["year"]) if "year" in given else base.year,
+        year=_whole(path, "year", given["year"]) if "year" in given else base.year,
         figures=figures,
         peaks=peaks,
         memory_type=str(given.get("mem_type", base.memory_type)),
@@ -146,6 +148,12 @@ def read_toml(path: Path) -> Accelerator:
         link=_toml_link(path, "link", given, base.link),
         network=_toml_link(path, "network", given, base.network),
     )
+
+
+def _whole(path: Path, key: str, value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise InputError(f"{path}: {key} must be a whole number of at least 1, it is {value!r}")
+    return value
 
 
 def _check_keys(path: Path, given: Mapping[str, Any]) -> None:

@@ -40,8 +40,10 @@ def dimensions_of(name: str) -> Dimensions:
     path = Path(name)
     if path.suffix.lower() == ".gguf" and path.is_file():
         return _read_gguf(path)
-    if path.is_dir():
+    if name and path.is_dir():
         path = path / "config.json"
+        if not path.is_file():
+            raise InputError(f"{name}: the folder has no config.json")
     if path.is_file():
         return read_config(path)
     known = catalog_entry(name)
