@@ -33,8 +33,24 @@ Model = Annotated[
         metavar="MODEL", help="A GGUF file, a safetensors folder, a catalog name, or hf:org/name."
     ),
 ]
+
+
+def _no_more_than_cores(threads: int | None) -> int | None:
+    """Threads spin while they wait: more of them than cores would hold each other up for minutes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads is not None and threads > cores:
+        raise InputError(f"--threads {threads}: this process may use {cores} cores")
+    return threads
+
+
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads; by default all cores this process may use.")
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        callback=_no_more_than_cores,
+        help="Threads; by default all cores this process may use.",
+    ),
 ]
 KvMemory = Annotated[
     str | None,
@@ -811,6 +827,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except OSError as error:
+        status = _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
     except Exception as error:
         usage = getattr(
             error, "format_message", None

@@ -6,6 +6,12 @@ class MemboundError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The message on one line: what a damaged file is quoted with may hold anything."""
+        return "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__()
+        )
+
 
 class RunError(MemboundError):
     """Failed while running: a full disk, no network, no memory."""

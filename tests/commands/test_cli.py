@@ -173,6 +173,7 @@ def test_probe_tells_every_roof(terminal: Terminal) -> None:
         (("speed", "smollm2", "--batch", "some"), "--batch"),
         (("speed", "smollm2", "--kv-memory", "lots"), "--kv-memory"),
         (("run", "no-such-model", "x"), "no-such-model"),
+        (("run", "smollm2", "x", "--threads", "99999"), "--threads 99999: this process may use"),
         (("run", "/no/such/file.gguf", "x"), "/no/such/file.gguf"),
     ],
 )

@@ -23,12 +23,14 @@ def answer(*words: str) -> Any:
     return json.loads(shown(*words, "--json"))
 
 
-def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str, code: int = 2
+) -> str:
     monkeypatch.setattr("sys.argv", ["membound", *words])
     with pytest.raises(SystemExit) as end:
         cli.main()
     said = capsys.readouterr()
-    assert end.value.code == 2
+    assert end.value.code == code
     assert said.out == ""
     assert said.err.count("\n") == 1
     return said.err
@@ -167,6 +169,8 @@ def test_catalogs_are_listed() -> None:
             "the layout needs 4",
         ),
         (("wall", "--from", "Voodoo"), "'Voodoo' names 0 parts"),
+        (("wall", "--kind", "fp3"), "unknown kind of compute 'fp3'"),
+        (("roofline", "/", "--on", "h100-sxm"), "the folder has no config.json"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -176,3 +180,15 @@ def test_what_cannot_be_is_one_line(
     complaint: str,
 ) -> None:
     assert complaint in refused(capsys, monkeypatch, *words)
+
+
+@pytest.mark.parametrize("command", [LLAMA, ("wall",)])
+def test_a_picture_that_cannot_be_written_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: tuple[str, ...],
+) -> None:
+    place = tmp_path / "nowhere" / "a.png"
+    said = refused(capsys, monkeypatch, *command, "--png", str(place), code=1)
+    assert said == f"membound: {place}: No such file or directory\n"

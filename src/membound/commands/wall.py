@@ -12,6 +12,7 @@ from membound.costs import wall
 def wall_command(
     *, start: str | None, end: str | None, kind: str, png: Path | None, html: Path | None, json: bool
 ) -> None:
+    ridges = wall.ridges(kind)
     pairs = [wall.growth(*pair) for pair in wall.PAIRS]
     if start is not None or end is not None:
         pairs = [wall.growth(start or "Tesla K20X", end or wall.SERVER_GPUS[-1], kind)]
@@ -26,12 +27,12 @@ def wall_command(
     march = wall.device("H100 SXM, March 2022 preliminary").year
     fits = {"as dated": wall.fit(), "H100 dated March 2022": wall.fit(dated={"H100 SXM": march})}
     if json:
-        print_json(_as_json(pairs, fits, kind))
+        print_json(_as_json(pairs, fits, ridges))
     else:
-        _print(pairs, fits, kind)
+        _print(pairs, fits, ridges, kind)
 
 
-def _as_json(pairs: list[wall.Growth], fits: dict[str, wall.Fit], kind: str) -> dict[str, Any]:
+def _as_json(pairs: list[wall.Growth], fits: dict[str, wall.Fit], ridges: list[wall.Ridge]) -> dict[str, Any]:
     chosen = fits["as dated"]
     return {
         "pairs": [
@@ -59,7 +60,7 @@ def _as_json(pairs: list[wall.Growth], fits: dict[str, wall.Fit], kind: str) -> 
         },
         "gholami_per_2_years": wall.gholami(),
         "ridge_by_year": [
-            {"year": year, "device": name, "flops_per_byte": ridge} for year, name, ridge in wall.ridges(kind)
+            {"year": year, "device": name, "flops_per_byte": ridge} for year, name, ridge in ridges
         ],
         "hbm_generations": [
             {"year": year, "generation": name, "gbs_per_stack": speed}
@@ -68,7 +69,7 @@ def _as_json(pairs: list[wall.Growth], fits: dict[str, wall.Fit], kind: str) -> 
     }
 
 
-def _print(pairs: list[wall.Growth], fits: dict[str, wall.Fit], kind: str) -> None:
+def _print(pairs: list[wall.Growth], fits: dict[str, wall.Fit], ridges: list[wall.Ridge], kind: str) -> None:
     print_table(
         ("from", "to", "arithmetic", "years", "compute", "bandwidth", "gap"),
         [
@@ -93,6 +94,6 @@ def _print(pairs: list[wall.Growth], fits: dict[str, wall.Fit], kind: str) -> No
     from membound.reports.terminal import bars
 
     print(f"\nFLOP/byte at the ridge, by year ({kind}):")
-    print(bars([(f"{year:.1f} {name}", ridge) for year, name, ridge in wall.ridges(kind)]))
+    print(bars([(f"{year:.1f} {name}", ridge) for year, name, ridge in ridges]))
     print("\nGB/s of one HBM stack:")
     print(bars([(f"{year} {name}", float(speed)) for year, name, speed in wall.hbm_generations()]))

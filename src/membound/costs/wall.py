@@ -36,6 +36,15 @@ PAIRS = (
 )
 
 
+Ridge = tuple[float, str, float]  # year, part, FLOP per byte
+
+
+def _columns(kind: str) -> tuple[str, ...]:
+    if kind not in KINDS:
+        raise InputError(f"unknown kind of compute '{kind}': one of {', '.join(KINDS)}")
+    return KINDS[kind]
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """A part in its year: peaks in TFLOP/s by column, bandwidth in GB/s."""
@@ -47,16 +56,14 @@ class Device:
 
     def compute_tflops(self, kind: str) -> float:
         """Peak of the named kind of arithmetic (KINDS); refused where it is not published."""
-        if kind not in KINDS:
-            raise InputError(f"unknown kind of compute '{kind}': one of {', '.join(KINDS)}")
-        for column in KINDS[kind]:
+        for column in _columns(kind):
             if column in self.peaks_tflops:
                 return self.peaks_tflops[column]
         raise InputError(f"{self.name}: no {kind} rate is published")
 
     def has(self, kind: str) -> bool:
         """Whether a rate of this kind is published."""
-        return any(column in self.peaks_tflops for column in KINDS[kind])
+        return any(column in self.peaks_tflops for column in _columns(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +164,8 @@ def gholami(per_years: float = 2.0) -> dict[str, float]:
     }
 
 
-def ridges(kind: str = "llm") -> list[tuple[float, str, float]]:
-    """(year, part, FLOP per byte at the ridge) for every part that publishes the kind."""
+def ridges(kind: str = "llm") -> list[Ridge]:
+    """Of every part that publishes the kind."""
     return [
         (part.year, part.name, part.compute_tflops(kind) * 1e3 / part.bandwidth_gbs)
         for part in devices().values()
