@@ -138,7 +138,7 @@ async def chat_completions(fields: ChatFields, request: Request) -> Response:
     }
     turn = Turn(served, job, tools, head, told)
     if fields.stream:
-        return EventStream(_streamed(turn, include_usage=fields.include_usage))
+        return EventStream(_streamed(turn, include_usage=fields.include_usage), told.send)
     return Response(await unless_gone(request, _whole(turn)), media_type="application/json")
 
 
@@ -171,7 +171,8 @@ def _grammar(fields: ChatFields, tools: Tools) -> tuple[str, str] | None:
 async def _whole(turn: Turn) -> bytes:
     gathered = Gathered()
     async with following(turn.served, turn.told, [turn.job]) as news:
-        async for events in news:
+        async for events in news.stream:
+            news.take(events)
             for _, event in events:
                 gathered.take(event)
     content, calls = turn.tools.reader().push(gathered.text, last=True)
@@ -204,7 +205,8 @@ async def _streamed(turn: Turn, *, include_usage: bool) -> AsyncGenerator[bytes,
 
     plain = TextEvent(lambda text: chunk({"content": text}, None, None))
     async with following(turn.served, turn.told, [turn.job]) as news:
-        async for events in news:
+        async for events in news.stream:
+            news.take(events)
             chunks = []
             for _, event in events:
                 before = reader.calls

@@ -59,7 +59,8 @@ async def completions(fields: CompletionFields, request: Request) -> Response:
         "model": served.name,
     }
     if fields.stream:
-        return EventStream(_streamed(served, told, jobs, head, include_usage=fields.include_usage))
+        chunks = _streamed(served, told, jobs, head, include_usage=fields.include_usage)
+        return EventStream(chunks, told.send)
     body = await unless_gone(request, _whole(served, told, jobs, head))
     return Response(body, media_type="application/json")
 
@@ -93,7 +94,8 @@ def _prompts(fields: CompletionFields, served: Served) -> list[list[int]]:
 async def _whole(served: Served, told: Told, jobs: list[Job], head: dict[str, Any]) -> bytes:
     gathered = [Gathered() for _ in jobs]
     async with following(served, told, jobs) as news:
-        async for events in news:
+        async for events in news.stream:
+            news.take(events)
             for index, event in events:
                 gathered[index].take(event)
 
@@ -123,7 +125,8 @@ async def _streamed(
     plain = [TextEvent(partial(shown, index)) for index in range(len(jobs))]
     offsets = [0] * len(jobs)
     async with following(served, told, jobs) as news:
-        async for events in news:
+        async for events in news.stream:
+            news.take(events)
             chunks = []
             for index, event in events:
                 logprobs = None

@@ -38,7 +38,7 @@ async def index() -> Response:
 async def events(request: Request) -> Response:
     """Frames as server-sent events."""
     feed: Feed = request.app.state.feed
-    return EventStream(feed.frames())
+    return EventStream(feed.frames(), request.state.told.send)
 
 
 @router.get("/page/{name}", include_in_schema=False)

@@ -25,19 +25,16 @@ def constrained(served: Served, grammar: tuple[str, str] | None) -> GrammarConst
 
 
 class Following:
-    """Iterates over what comes, and keeps the accounts."""
+    """The requests of one HTTP request. Each lot of events of `stream` is to be given to `take` at once."""
 
     def __init__(self, served: Served, stream: Stream, jobs: Sequence[Job], entries: Sequence[Entry]) -> None:
-        self._served = served
-        self._stream = stream
-        self._jobs = jobs
+        self.stream = stream
         self.entries = entries
+        self._served = served
+        self._jobs = jobs
 
-    def __aiter__(self) -> "Following":
-        return self
-
-    async def __anext__(self) -> list[tuple[int, Event]]:
-        events = await anext(self._stream)
+    def take(self, events: Sequence[tuple[int, Event]]) -> None:
+        """Keep the accounts; ApiError where a request failed."""
         self._served.heard(events[0][1].now)
         for index, event in events:
             self._served.ledger.take(self.entries[index], event)
@@ -46,7 +43,6 @@ class Following:
             constraint = self._jobs[index].constraint
             if isinstance(constraint, GrammarConstraint) and constraint.error:
                 raise ApiError(500, f"the grammar failed: {constraint.error}", code="grammar_failed")
-        return events
 
 
 @asynccontextmanager

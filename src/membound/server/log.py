@@ -27,6 +27,7 @@ class Told:
 
     id: str
     arrived: float  # on the engine's clock
+    send: Send  # the socket's own: for what is neither the begin nor the end of an answer
     asked: dict[str, Any] = field(default_factory=dict)
     entries: Sequence[Entry] = ()
 
@@ -72,7 +73,7 @@ class RequestLog:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         id = given if re.fullmatch(r"[\w.:-]{1,128}", given) else uuid.uuid4().hex
-        told = Told(id, self.now())
+        told = Told(id, self.now(), send)
         scope.setdefault("state", {})["told"] = told
         status = 0
         complete = False
