@@ -95,6 +95,16 @@ def test_any_schedule_gives_the_same_tokens(
         assert logprobs[request] == (reports or [])
 
 
+def test_thirty_two_at_once_are_as_each_alone(weights: Weights) -> None:
+    executor = NativeExecutor(weights, blocks=128, threads=2)
+    prompts = [prompt(1 + 3 * index % 40, index) for index in range(32)]
+    sampling = Sampling(max_tokens=16, temperature=0.9, seed=5)
+    together = Engine(Scheduler(128, max_running=32), executor, Wall()).generate(prompts, sampling)
+    for ids, completion in zip(prompts, together, strict=True):
+        (alone,) = Engine(Scheduler(128), executor, Wall()).generate([ids], sampling)
+        assert completion.token_ids == alone.token_ids
+
+
 def test_greedy_tokens_are_the_reference_s(tmp_path: Path) -> None:
     """Where the reference's two best logits differ by more than float32's noise, so throughout a sequence."""
     weights = open_weights(write_gguf(tmp_path / "m.gguf", small_architecture("qwen3")))
