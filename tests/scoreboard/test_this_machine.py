@@ -16,6 +16,7 @@ from membound.scoreboard.this_machine import (
     BATCHES,
     PROMPTS,
     Sample,
+    drift,
     fit_steps,
     predicted_s,
     refuse_implausible,
@@ -68,6 +69,8 @@ def test_one_round_of_few_does_not_move_what_is_typical() -> None:
     usual = samples_of(ASKED)
     slow = [replace(one, seconds=9 * one.seconds) for one in usual]
     assert typical([usual, slow, usual]) == usual
+    assert drift([usual, slow, usual], [usual]) == 0
+    assert drift([usual], [slow]) == pytest.approx(8)
 
 
 def test_a_run_and_its_simulation() -> None:
@@ -85,7 +88,7 @@ RUN = {
     "rate": 9.0,
     "measured": {"tpot_s": 0.004, "ttft_p50_s": 0.03, "throughput": 400.0},
     "predicted": {"tpot_s": 0.005, "ttft_p50_s": 0.03, "throughput": 400.0},
-    "others": 0.0,
+    "unsteady": 0.0,
 }
 
 

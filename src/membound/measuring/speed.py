@@ -97,11 +97,11 @@ class SpeedTest:
         return list(total - logits[np.arange(len(logits)), tokens[1:]])
 
     def step_s(self, prompts: Sequence[Sequence[int]], tokens: int) -> float:
-        """Median seconds of the steps in which each sequence grows by a token, until it has so many; of one
+        """Mean seconds of the steps in which each sequence grows by a token, until it has so many; of one
         token, those of the steps that compute the prompts. No roof is probed beside them.
         """
         seconds, timed = self._run(prompts, tokens, GREEDY)
-        return statistics.median(seconds[index] for index in timed)
+        return statistics.fmean(seconds[index] for index in timed)
 
     def _time(self, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling = GREEDY) -> Timing:
         seconds, timed = self._run(prompts, tokens, sampling)

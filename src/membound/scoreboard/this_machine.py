@@ -58,7 +58,7 @@ class Test:
     rate: float
     measured: dict[str, float]  # tpot_s, ttft_p50_s, throughput
     predicted: dict[str, float]
-    others: float | None  # share of the processor that other work took during the run
+    unsteady: float  # how far the machine was off itself, or how much of it others took: the larger
 
 
 def time_steps(test: SpeedTest) -> list[Sample]:
@@ -79,6 +79,12 @@ def typical(rounds: Sequence[Sequence[Sample]]) -> list[Sample]:
         replace(same[0], seconds=statistics.median(sample.seconds for sample in same))
         for same in zip(*rounds, strict=True)
     ]
+
+
+def drift(before: Sequence[Sequence[Sample]], after: Sequence[Sequence[Sample]]) -> float:
+    """By how much the steps of later rounds take longer, or less long: relatively, in the median."""
+    pairs = zip(typical(before), typical(after), strict=True)
+    return abs(statistics.median(late.seconds / early.seconds for early, late in pairs) - 1)
 
 
 def predicted_s(asked: Deployment, sample: Sample) -> float:
@@ -163,9 +169,9 @@ def requests_at(rate: float, seed: int) -> list[Arrival]:
     return [Arrival(float(at), PROMPT, OUTPUT) for at in np.cumsum(gaps)]
 
 
-def served(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[dict[str, float], float | None]:
+def served(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[dict[str, float], float]:
     """What the requests felt (mean TPOT and median TTFT in seconds, output tokens per second), and the share
-    of the processor that other work took meanwhile.
+    of the processor that other work took meanwhile (0 where the system does not tell).
     """
     neighbours = Neighbours()
     sent, first, last = _serve(test, arrivals)
@@ -174,7 +180,7 @@ def served(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[dict[str, floa
         "ttft_p50_s": percentile((first - sent).tolist(), 0.5),
         "throughput": COUNT * OUTPUT / float(last.max() - sent.min()),
     }
-    return measured, neighbours.share()
+    return measured, neighbours.share() or 0.0
 
 
 def simulated(asked: Deployment, arrivals: Sequence[Arrival]) -> dict[str, float]:
