@@ -49,6 +49,8 @@ def test_a_good_row(tmp_path: Path) -> None:
         ({"tp": "0"}, "layout", False),
         ({"isl": "inf"}, "lengths", False),
         ({"isl": "-5"}, "lengths", False),
+        ({"osl": "1e30"}, "tokens in a request", False),
+        ({"concurrency_or_rate": "1e9"}, "100,000 requests at once", False),
         ({"len_note": "shared 100-tok system prompt, multi-turn"}, "several turns", False),
         ({"load_type": "poisson"}, "poisson", False),
         ({"osl": ""}, "lengths", False),
@@ -119,6 +121,8 @@ def test_requests_at_a_rate(tmp_path: Path) -> None:
     assert found["tpot_mean"] < busier["tpot_mean"]
     assert found["ttft_mean"] < unshared["ttft_mean"]
     assert floors(row, Recorder(), ideal(row.deployment))["tpot_mean"] < found["tpot_mean"]
+    with pytest.raises(InputError, match="cannot have run like this"):
+        predictor(replace(row, prompt=9_000_000))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 from membound.costs import deployment as costs
 from membound.costs.calibration import Calibration
 from membound.costs.precisions import precisions
+from membound.errors import InputError
 from membound.hardware.accelerator import Cluster
 from membound.hardware.lookup import find
 from membound.models.names import dimensions_of
@@ -27,7 +28,9 @@ REQUESTS = 2000  # enough that filling and emptying the engine hardly show
 
 
 def served_at_rate(row: Row, calibration: Calibration) -> dict[str, float]:
-    """TTFT and TPOT (mean, p50, p99) in seconds, and throughput in tokens per second."""
+    """TTFT and TPOT (mean, p50, p99) in seconds, and throughput in tokens per second; InputError if a request
+    could never fit.
+    """
     deployment, part = row.deployment, find(row.deployment.part).accelerator
     model = dimensions_of(deployment.model)
     asked = costs.Deployment(
@@ -45,6 +48,10 @@ def served_at_rate(row: Row, calibration: Calibration) -> dict[str, float]:
     server_s = calibration.engine(deployment.engine).server_s
     arrivals = _arrivals(row)
     found = simulate(asked, Open(lambda: iter(arrivals)), settings=replace(settings, server_s=server_s))
+    if not found.completed:
+        raise InputError(
+            f"no request fits the {found.kv_tokens} tokens of cache: it cannot have run like this"
+        )
     tpot = found.tpot_s[np.isfinite(found.tpot_s)]
     return {
         "ttft_mean": float(found.ttft_s.mean()),

@@ -29,6 +29,7 @@ LOADS = {
     "constant rate req/s": "constant rate",
     "poisson rate req/s": "poisson rate",
 }
+MOST_AT_ONCE, MOST_TOKENS = 100_000, 10_000_000
 METRICS = {
     "ttft_mean": "ttft_mean_ms",
     "ttft_p50": "ttft_p50_ms",
@@ -182,8 +183,12 @@ def _unsaid(row: Mapping[str, str]) -> str:
     for name in ("isl", "osl"):
         if not _number(row[name]):
             return "lengths are not stated"
+        if _number(row[name]) > MOST_TOKENS:
+            return f"more than {MOST_TOKENS:,} tokens in a request"
     if not row["load_type"].startswith("offline") and not _number(row["concurrency_or_rate"]):
         return "concurrency or rate is not stated"
+    if _number(row["concurrency_or_rate"]) > MOST_AT_ONCE:
+        return f"more than {MOST_AT_ONCE:,} requests at once, or in a second"
     if not any(_number(row.get(column, "")) for column in (*METRICS.values(), "output_tok_s_total")):
         return "nothing is measured"
     return ""
