@@ -148,6 +148,7 @@ def _write_labels(axes: "Axes", picture: Picture) -> None:
             ha="right" if at_the_end else "left",
             fontsize=8,
             color=ink,
+            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.5},
             arrowprops={
                 "arrowstyle": "-",
                 "color": ink,
