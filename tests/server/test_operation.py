@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import queue
 import re
 import signal
 import threading
@@ -18,6 +19,7 @@ import uvicorn
 
 from membound import LLM
 from membound.server.app import create_app
+from membound.server.log import MOST_WAITING, Lines
 from membound.server.run import DrainingServer, listen
 from membound.server.served import Served
 from membound.server.settings import Settings
@@ -248,6 +250,19 @@ def test_a_line_of_log_per_request(live: Live, caplog: pytest.LogCaptureFixture)
     assert (first["output_tokens"], first["finish_reason"], first["user"]) == (3, "length", "u1")
     assert 0 < first["queue_s"] + first["ttft_s"] < first["seconds"] + first["queue_s"]
     assert second["status"] == 400
+
+
+def test_lines_that_nobody_reads_are_counted_and_not_kept() -> None:
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = Lines(lines)
+    for _ in range(MOST_WAITING + 7):
+        handler.handle(logging.makeLogRecord({"msg": "line"}))
+    assert lines.qsize() == MOST_WAITING
+    for _ in range(2):
+        lines.get()
+    handler.handle(logging.makeLogRecord({"msg": "again"}))
+    *_, told, last = (lines.get().getMessage() for _ in range(MOST_WAITING))
+    assert (json.loads(told)["lines"], last) == (7, "again")
 
 
 def test_tokens_and_back(live: Live) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import logging.handlers
+import queue
 import re
 import time
 import uuid
@@ -19,6 +21,7 @@ from membound.server.ledger import Entry
 logger = logging.getLogger("membound.requests")
 QUIET = ("/health", "/ready", "/metrics", "/page")
 GONE = 499  # the client left before the answer
+MOST_WAITING = 1000  # lines that wait to be written
 
 
 @dataclass
@@ -104,6 +107,28 @@ class RequestLog:
                     **told.outcome(),
                 }
                 logger.info(json.dumps(line, ensure_ascii=False))
+
+
+class Lines(logging.handlers.QueueHandler):
+    """Hands lines to a thread that writes them; where nobody reads them, counts those beyond `MOST_WAITING`.
+
+    A pipe that is full holds up neither requests nor, by lines that wait for ever, the memory.
+    """
+
+    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord]) -> None:
+        super().__init__(lines)
+        self._lines = lines
+        self._dropped = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self._lines.qsize() >= MOST_WAITING:
+            self._dropped += 1
+            return
+        if self._dropped:
+            told = {"warning": "nobody read the log: lines were dropped", "lines": self._dropped}
+            self._lines.put(logging.makeLogRecord({"msg": json.dumps(told)}))
+            self._dropped = 0
+        self._lines.put(record)
 
 
 def _rounded(seconds: float | None) -> float | None:
