@@ -103,6 +103,8 @@ def test_every_family_in_float32(family: str, isa: str, tmp_path: Path) -> None:
         {"heads": 3, "kv_heads": 1, "head_dim": 10},
         {"heads": 7, "kv_heads": 7, "head_dim": 24},
         {"heads": 100, "kv_heads": 2, "head_dim": 8},
+        {"heads": 14, "kv_heads": 2, "head_dim": 64},
+        {"heads": 16, "kv_heads": 2, "head_dim": 16},
         {"heads": 12, "kv_heads": 2, "head_dim": 80},
         {"heads": 4, "kv_heads": 1, "head_dim": 256},
         {"hidden": 96, "width": 160, "vocab": 273},
