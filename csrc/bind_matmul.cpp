@@ -77,7 +77,7 @@ class PackedMatrix {
         Arena prepared(activation_bytes(kind, m, matrix_.cols) + 64, "activations");
         for (int part = 0; part < parts; ++part) {
             const Range range = share(m, part, parts);
-            kernels_->prepare(kind, x.data(), matrix_.cols, m, matrix_.cols, range.begin, range.end, prepared.data());
+            kernels_->prepare(kind, x.data(), matrix_.cols, m, matrix_.cols, range, {0, matrix_.cols}, prepared.data());
         }
         return prepared;
     }

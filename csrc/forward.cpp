@@ -62,9 +62,9 @@ void Model::forward(const StepRows& rows, int thread) {
         prepared(lane);
         gate_and_up(lane, layer, rows.rows);
         meet(thread, Phase::gate_up);
-        prepare(lane, gated_.data(), rows.rows, layer.down.cols, {&layer.down});
-        prepared(lane);
-        multiply(lane, {{&layer.down, branch_.data()}}, rows.rows);
+        Lane all = lane;
+        for (int kind = 0; kind < 2; ++kind) all.prepared[kind] = gated_prepared_[kind].data();
+        multiply(all, {{&layer.down, branch_.data()}}, rows.rows);
         meet(thread, Phase::down);
         before = &layer;
     }
@@ -142,8 +142,7 @@ void Model::prepare(const Lane& lane, const float* x, int64_t rows, int64_t colu
     for (Activations kind : {Activations::quantized, Activations::floats}) {
         const auto takes = [&](const Matrix* matrix) { return activations_of(matrix->type) == kind; };
         if (lane.rows.begin == lane.rows.end || std::none_of(readers.begin(), readers.end(), takes)) continue;
-        matmul_.prepare(kind, x, columns, rows, columns, lane.rows.begin, lane.rows.end,
-                        lane.prepared[static_cast<int>(kind)]);
+        matmul_.prepare(kind, x, columns, rows, columns, lane.rows, {0, columns}, lane.prepared[static_cast<int>(kind)]);
     }
 }
 
@@ -174,10 +173,13 @@ void Model::multiply(const Lane& lane, std::initializer_list<Product> products, 
     }
 }
 
+// What comes out is made ready for `down` while it is in the cache: its columns have scales of their own.
 void Model::gate_and_up(const Lane& lane, const Layer& layer, int64_t rows) {
     const int64_t width = layer.gate.rows;
-    const Range mine = share(tiles(width), lane.index, pool_.threads());
+    const Range mine = share(tiles(width), lane.index, pool_.threads(), 2);
     const auto activate = layer.activation == Activation::silu ? vector_.gate_silu : vector_.gate_gelu;
+    const Activations kind = activations_of(layer.down.type);
+    uint8_t* prepared = gated_prepared_[static_cast<int>(kind)].data();
     const int64_t together = lane.alone ? mine.end - mine.begin : kGateTiles;
     for (int64_t first = mine.begin; first < mine.end; first += together) {
         const int64_t last = std::min(first + together, mine.end);
@@ -187,9 +189,13 @@ void Model::gate_and_up(const Lane& lane, const Layer& layer, int64_t rows) {
         };
         product(layer.gate, gate_.data());
         product(layer.up, gated_.data());
-        const int64_t begin = first * kTileRows, end = std::min(last * kTileRows, width);
-        for (int64_t row = 0; row < rows; ++row) {
-            activate(gate_.data() + row * width + begin, gated_.data() + row * width + begin, end - begin);
+        const Range columns{first * kTileRows, std::min(last * kTileRows, width)};
+        for (int64_t begin = 0; begin < rows; begin += kRowsTogether) {
+            const int64_t end = std::min(begin + kRowsTogether, rows);
+            for (int64_t at = begin * width + columns.begin; at < end * width; at += width) {
+                activate(gate_.data() + at, gated_.data() + at, columns.end - columns.begin);
+            }
+            matmul_.prepare(kind, gated_.data(), width, rows, width, {begin, end}, columns, prepared);
         }
     }
 }

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "range.h"
+
 namespace membound {
 
 enum class Isa;
@@ -55,10 +57,10 @@ void dequantize(Type type, const uint8_t* row, int64_t cols, float* out);
 size_t activation_bytes(Activations kind, int64_t m, int64_t cols);
 
 struct MatmulKernels {
-    // Prepares the rows [row_begin, row_end) of x (m, cols), whose rows stand `ldx` floats apart. Threads that share
-    // the work best split at multiples of 16 rows.
-    void (*prepare)(Activations kind, const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t row_begin,
-                    int64_t row_end, uint8_t* buffer);
+    // Prepares some rows and columns of x (m, cols), whose rows stand `ldx` floats apart. `columns` begin and end at
+    // multiples of 32, or at the end. Threads that share the work best split at multiples of 16 rows.
+    void (*prepare)(Activations kind, const float* x, int64_t ldx, int64_t m, int64_t cols, Range rows, Range columns,
+                    uint8_t* buffer);
 
     // out[i][r] for all m rows of the prepared activations and the matrix rows r of the tiles [tile_begin, tile_end);
     // rows of `out` stand `ldo` floats apart.

@@ -5,6 +5,8 @@
 namespace membound::avx2 {
 namespace {
 #include "lanes_avx2.inc"
+#include "record.inc"
+#include "quantize.inc"
 #include "prepare.inc"
 #include "matmul.inc"
 #include "panel.inc"

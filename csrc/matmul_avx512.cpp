@@ -5,6 +5,8 @@
 namespace membound::avx512 {
 namespace {
 #include "lanes_avx512.inc"
+#include "record.inc"
+#include "quantize_avx512.inc"
 #include "prepare.inc"
 #include "matmul.inc"
 #include "panel.inc"

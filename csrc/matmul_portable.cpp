@@ -5,6 +5,8 @@
 namespace membound::portable {
 namespace {
 #include "lanes_portable.inc"
+#include "record.inc"
+#include "quantize.inc"
 #include "prepare.inc"
 #include "matmul.inc"
 #include "panel.inc"

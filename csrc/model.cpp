@@ -181,13 +181,17 @@ void Model::check(const StepRows& rows) const {
 
 void Model::make_room(const StepRows& rows) {
     const int64_t n = rows.rows, alone = std::min(std::max(n, rows.samples), kAloneRows);
+    const auto fit_prepared = [&](Prepared& prepared, int64_t count) {
+        for (Activations kind : {Activations::quantized, Activations::floats}) {
+            grow(prepared[static_cast<int>(kind)], static_cast<int64_t>(activation_bytes(kind, count, widest_)));
+        }
+    };
     const auto fit = [&](Buffers& buffers, int64_t count) {
         grow(buffers.x, count * hidden_);
         grow(buffers.normed, count * hidden_);
-        for (Activations kind : {Activations::quantized, Activations::floats}) {
-            grow(buffers.prepared[static_cast<int>(kind)], static_cast<int64_t>(activation_bytes(kind, count, widest_)));
-        }
+        fit_prepared(buffers.prepared, count);
     };
+    fit_prepared(gated_prepared_, n);
     if (n > kAloneRows) fit(shared_, n);
     for (Scratch& scratch : scratch_) {
         fit(scratch.alone, alone);

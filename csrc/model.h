@@ -124,9 +124,10 @@ class Model {
         float* normed;         // likewise
         uint8_t* prepared[2];  // by kind of activations
     };
+    using Prepared = Buffer<uint8_t>[2];  // by kind of activations
     struct Buffers {
         Buffer<float> x, normed;
-        Buffer<uint8_t> prepared[2];
+        Prepared prepared;
     };
     struct Scratch {
         Buffers alone;
@@ -201,6 +202,7 @@ class Model {
     std::vector<AttentionPlan> plans_;
     std::vector<Scratch> scratch_;  // (threads)
     Buffers shared_;
+    Prepared gated_prepared_;  // written by all threads
     Buffer<float> q_, k_, v_, attended_, gate_, gated_, branch_, logits_;  // (rows, elements)
     std::vector<Greatest> greatest_;                                            // (threads, samples)
     std::vector<Buffer<float>> cosines_, sines_;                                // per rope: (positions, elements)

@@ -13,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "range.h"
+
 namespace membound {
 
 // Processors that this process may use: its affinity mask, limited by the control group's CPU quota; at least 1.
@@ -55,10 +57,7 @@ class Pool {
     std::vector<std::thread> workers_;
 };
 
-// The part of `total` that belongs to `index` of `parts`, in multiples of `grain`: [begin, end).
-struct Range {
-    int64_t begin, end;
-};
+// The part of `total` that belongs to `index` of `parts`, in multiples of `grain`.
 inline Range share(int64_t total, int index, int parts, int64_t grain = 1) {
     const int64_t grains = (total + grain - 1) / grain;
     const int64_t begin = grains * index / parts * grain, end = grains * (index + 1) / parts * grain;
