@@ -40,6 +40,7 @@ class Monitor:
 
     def __init__(self, engine: Engine, meter: Meter, roof: Roof) -> None:
         self.engine = engine
+        engine.log = deque(engine.log, maxlen=BEHIND)  # nobody else reads it in a server
         self.meter = meter
         self.roof = roof
         self.points: deque[Point] = deque(maxlen=POINTS)
