@@ -10,12 +10,27 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from membound.errors import RunError
 from membound.server.served import Served
 
 SWITCH_S = 0.0005
 """How long one thread may hold the interpreter while another waits; Python's 5 ms would delay every step."""
+
+
+class Connection(HttpToolsProtocol):
+    """An HTTP connection of which nothing stays once it is lost.
+
+    Where a client breaks off, uvicorn leaves the timer for its next request running, and keeps the last
+    request's objects for as long as a client may be silent.
+    """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
 
 
 class DrainingServer(uvicorn.Server):
@@ -82,6 +97,7 @@ def serve(app: FastAPI, served: Served, listener: socket.socket) -> None:
         access_log=False,
         timeout_graceful_shutdown=1,
         timeout_keep_alive=75,
+        http=Connection,
     )
     server = DrainingServer(config, served)
     before = sys.getswitchinterval()
