@@ -9,28 +9,21 @@ stretch, from one look to the next.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
-from fastapi import FastAPI
-from serving import ASKED_WORK_S, Watch, said
+from serving import ASKED_WORK_S, Watch, said, serve_watched
 
 from membound import LLM
 from membound.commands.run import ruler_of
 from membound.measuring.step_work import StepWork
 from membound.server.app import create_app
 from membound.server.guidance import Guide
-from membound.server.log import logger
-from membound.server.run import listen, serve
 from membound.server.served import Served
 from membound.server.settings import Settings
 
@@ -125,31 +118,15 @@ def main() -> None:
     guide = Guide(llm.tokenizer, llm.weights.architecture.vocab)
     roof = ruler_of(llm, None).roof()
     served = Served.of(asked.model, llm.engine, llm.tokenizer, meter, roof, Settings(), guide)
-    app, watch = create_app(served), Watch()
-    starting = app.router.lifespan_context
-    looking: list[asyncio.Future[None]] = []
+    watch = Watch()
 
-    def started(app: FastAPI) -> Any:
-        looking.append(asyncio.ensure_future(watch.look()))
-        return starting(app)
+    def heavy(port: int) -> None:
+        for name, (path, body) in kinds(llm.engine.vocabulary or 1000).items():
+            measure(watch, name, partial(post, port, path, body))
+        for count in (32, 200):
+            measure(watch, f"{count} streams that leave together", partial(storm, port, count))
 
-    app.router.lifespan_context = started
-    listener = listen("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-
-    def heavy() -> None:
-        try:
-            time.sleep(1)  # the server starts
-            for name, (path, body) in kinds(llm.engine.vocabulary or 1000).items():
-                measure(watch, name, partial(post, port, path, body))
-            for count in (32, 200):
-                measure(watch, f"{count} streams that leave together", partial(storm, port, count))
-        finally:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=heavy, daemon=True).start()
-    logger.disabled = True
-    serve(app, served, listener)
+    serve_watched(create_app(served), served, watch, heavy)
 
 
 def measure(watch: Watch, name: str, send: Callable[[], int | None]) -> None:

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.client import HTTPConnection
 from itertools import pairwise
 from typing import Any
@@ -118,6 +119,16 @@ def main() -> None:
     served = Served.of(asked.model, llm.engine, llm.tokenizer, meter, roof, Settings())
     app, watch = create_app(served), Watch()
     watch.time_frames(app.state.feed)
+
+    def with_and_without_page(port: int) -> None:
+        for page in (False, True):
+            measure(llm, port, asked, watch, tok_per_s, page=page)
+
+    serve_watched(app, served, watch, with_and_without_page)
+
+
+def serve_watched(app: FastAPI, served: Served, watch: Watch, work: Callable[[int], None]) -> None:
+    """Serve until work(port) is done in a thread of its own; the watch looks at the event loop meanwhile."""
     starting = app.router.lifespan_context
     looking: list[asyncio.Future[None]] = []
 
@@ -131,8 +142,7 @@ def main() -> None:
     def client() -> None:
         try:
             time.sleep(1)  # the server starts
-            for page in (False, True):
-                measure(llm, listener.getsockname()[1], asked, watch, tok_per_s, page=page)
+            work(listener.getsockname()[1])
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
