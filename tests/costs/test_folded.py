@@ -1,10 +1,11 @@
 """A folded cost is the step cost it was made from, to rounding."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from membound.costs.calibration import IDEAL, Calibration, fitted
+from membound.costs.calibration import IDEAL, ByRows, Calibration, fitted
 from membound.costs.folded_plain import fold
 from membound.costs.parallel import Layout, layout
 from membound.costs.precisions import precisions
@@ -23,15 +24,22 @@ CASES = [(name, ONE, "none", 0.0) for name in catalog()] + [
 ]
 
 
+MEASURED = replace(  # as kernels were timed by rows
+    fitted(),
+    by_rows=ByRows((1, 8, 9, 512), (0.4, 0.7, 1.5, 0.9)),
+    by_sampled=ByRows((1, 32), (2.0, 1.1)),
+)
+
+
 def step_cost(name: str, shape: Layout, engine: str, skew: float, calibration: Calibration) -> StepCost:
     model = dimensions_of(name)
     return StepCost(model, find("h100-sxm"), precisions(model, "bf16"), shape, calibration, engine, skew)
 
 
 @pytest.mark.parametrize(("name", "shape", "engine", "skew"), CASES)
-@pytest.mark.parametrize("ideal", [False, True])
-def test_same_seconds(name: str, shape: Layout, engine: str, skew: float, ideal: bool) -> None:
-    cost = step_cost(name, shape, engine, skew, IDEAL if ideal else fitted())
+@pytest.mark.parametrize("calibration", [fitted(), IDEAL, MEASURED], ids=["fitted", "ideal", "measured"])
+def test_same_seconds(name: str, shape: Layout, engine: str, skew: float, calibration: Calibration) -> None:
+    cost = step_cost(name, shape, engine, skew, calibration)
     folded, random_ = fold(cost), random.Random(1)
     for _ in range(20):
         sequences = random_.choice([0, 1, 3, 64, 700])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-
 from membound.commands.output import print_json, print_table, status
 from membound.costs.this_machine import remember
 from membound.measuring.speed import SpeedTest
@@ -14,8 +12,9 @@ from membound.models.pull import resolve_model
 from membound.scoreboard import this_machine as here
 
 SHARES = (0.5, 0.8)  # of saturation
-ROUNDS = 3  # of steps before and after each run; those around a run are what simulates it
+ROUNDS = 2  # of steps before and after each run; those around a run are what simulates it
 TRIES = 3  # of a run during which the machine was not steady
+PROMPTS, BATCHES = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32)  # that are shown
 STEADY = 0.05  # the drift of the steps around a run, and the share of others, up to which it counts as such
 
 
@@ -28,7 +27,7 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
             threads=threads,
             rows=here.RUNNING,
             row_tokens=here.PROMPT + here.OUTPUT + 1,
-            tokens=here.STEP_TOKENS + 1,
+            tokens=here.STEP_TOKENS + 2 * here.AFTER,
         )
         here.time_steps(test)  # warms up
         say("steps of prompts and batches")
@@ -42,37 +41,38 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
             arrivals = here.requests_at(share * most, number)
             tries = []
             for _ in range(TRIES):
-                measured, others = here.served(test, arrivals)
+                run = here.served(test, arrivals)
                 rounds += [here.time_steps(test) for _ in range(ROUNDS)]
                 around = rounds[-2 * ROUNDS :]
-                tries.append((max(here.drift(around[:ROUNDS], around[ROUNDS:]), others), measured, around))
+                unsteady = max(here.drift(around[:ROUNDS], around[ROUNDS:]), run.others)
+                tries.append((unsteady, run, around))
                 if tries[-1][0] <= STEADY:
                     break
-            unsteady, measured, around = min(tries, key=lambda one: one[0])
+            unsteady, run, around = min(tries, key=lambda one: one[0])
             found = here.fit_steps(asked, here.typical(around))
             there = replace(asked, calibration=found.applied(asked.calibration))
             simulated = here.simulated(there, arrivals)
-            tests.append(here.Test(share, share * most, measured, simulated, unsteady))
+            tests.append(here.Test(share, share * most, run.measured, simulated, unsteady, run.priced(there)))
         samples = here.typical(rounds)
         parameters = here.fit_steps(asked, samples)
         here.refuse_implausible(asked, samples, parameters)
         after = replace(asked, calibration=parameters.applied(asked.calibration))
     remember(parameters, model, tests=[asdict(one) for one in tests])
+    each = zip(samples, *(here.predicted_s(one, samples).tolist() for one in (asked, after)), strict=True)
     steps = [
         {
-            "rows": sample.rows,
-            "context": sample.context,
+            "steps": sample.steps,
             "measured_s": sample.seconds,
-            "before_s": here.predicted_s(asked, sample),
-            "after_s": here.predicted_s(after, sample),
+            "before_s": before_s,
+            "after_s": after_s,
         }
-        for sample in samples
+        for sample, before_s, after_s in each
     ]
     answer: dict[str, Any] = {
         "model": model,
         "parameters": asdict(parameters),
-        "before": {"median_error": _error(steps, "before_s")},
-        "after": {"median_error": _error(steps, "after_s")},
+        "before": {"median_error": here.median_error(asked, samples)},
+        "after": {"median_error": here.median_error(after, samples)},
         "steps": steps,
         "saturation_req_per_s": most,
         "tests": [
@@ -86,17 +86,21 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
         _show(answer)
 
 
-def _error(steps: list[dict[str, Any]], which: str) -> float:
-    return float(np.median([abs(step[which] / step["measured_s"] - 1) for step in steps]))
+def _named(steps: tuple[here.Chunks, ...]) -> str | None:
+    """Of a sample that is shown: a prompt alone, or one step of sequences that decode."""
+    first, *others = steps
+    if len(first) == 1 and first[0][0] in PROMPTS:
+        return f"prompt of {first[0][0]}" + (f" and {len(others)} steps after" if others else "")
+    if len(first) in BATCHES and not others and all(new == 1 for new, _ in first):
+        return f"{len(first)} sequences, {sum(cached for _, cached in first) // len(first)} tokens cached"
+    return None
 
 
 def _show(answer: dict[str, Any]) -> None:
+    shown = {name: step for step in answer["steps"] if (name := _named(step["steps"])) is not None}
     rows = [
-        (
-            f"{step['rows']} sequences" if step["context"] is not None else f"prompt of {step['rows']}",
-            *(f"{step[name] * 1e3:.2f}" for name in ("measured_s", "before_s", "after_s")),
-        )
-        for step in answer["steps"]
+        (name, *(f"{step[key] * 1e3:.2f}" for key in ("measured_s", "before_s", "after_s")))
+        for name, step in shown.items()
     ]
     print_table(("milliseconds of a step", "measured", "before", "after"), rows, title=answer["model"])
     units = {"tpot_s": 1e3, "ttft_p50_s": 1e3, "throughput": 1.0}
@@ -113,6 +117,7 @@ def _show(answer: dict[str, Any]) -> None:
     ]
     print_table(("100 Poisson requests", "measured", "simulated", "error"), rows)
     for test in answer["tests"]:
+        print(f"the steps of the run at {test['share']:.0%}, priced one by one: {test['priced']:+.1%}")
         if test["unsteady"] > STEADY:
             print(
                 f"note: the machine was off its own speed by {test['unsteady']:.0%} around the run at"

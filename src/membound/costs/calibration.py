@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from membound.errors import InputError
 
 FILE = Path(__file__).parent / "efficiencies.toml"
@@ -32,6 +35,20 @@ class Efficiency:
     def compute_share(self, bits: int) -> float:
         """Share of the peak at a rate of so many bits."""
         return self.compute.get(bits, self.compute.get(16, 1.0))
+
+
+@dataclass(frozen=True)
+class ByRows:
+    """Factors on the seconds of kernels, as measured at some numbers of rows: kernels take rows in groups,
+    and few rows in another way than many. Between those numbers the factor changes evenly, beyond them not.
+    """
+
+    rows: tuple[int, ...]  # ascending
+    factors: tuple[float, ...]
+
+    def of(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """At numbers of rows, of any shape."""
+        return np.interp(rows, self.rows, self.factors)
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,8 @@ class Calibration:
     link_share: float = 1.0  # of a link's peak
     latency_share: float = 0.0  # of a link's latency, for each doubling of the ranks that talk
     offsets: Mapping[str, float] = field(default_factory=dict)  # factors on a step, by "engine part"
+    by_rows: ByRows | None = None  # on what kernels of all rows read and multiply
+    by_sampled: ByRows | None = None  # on the same of the head, whose rows are those that sample
 
     def kind(self, name: str) -> Efficiency:
         """Of a kind of operation; the datasheet's where it is not known."""

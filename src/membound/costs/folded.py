@@ -8,11 +8,12 @@ over the caches: for most models one square root for what decodes, and one for p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
 
+from membound.costs.calibration import ByRows
 from membound.costs.features import Features, Vector, Window
 from membound.costs.roofline import Stage, StepCost
 from membound.models.operators import attention_keys, attention_pairs, chosen_keys
@@ -109,6 +110,7 @@ class Part:
     memory: Vector  # (curved kernels, places)
     math: Vector
     rivals: list[list[int]]  # rows of which the slower is not taken
+    by_second: ByRows | None = None  # factors on the curved kernels, by the feature at the second place
 
 
 class FoldedStage:
@@ -130,6 +132,8 @@ class FoldedStage:
             ],
         )
         self.one, self.many = Terms(one), Terms(many)
+        self._rows = replace(self._rows, by_second=stage.by_rows)
+        self._sampled = replace(self._sampled, by_second=stage.by_sampled)
         self._combine = _combined(stage.sharpness)
         # Sequences come in linearly, but for recurrent layers, which keep a state for each.
         self.floor = float(stage.floor[place("any_many")])  # of a step with prompts
@@ -190,6 +194,8 @@ class FoldedStage:
     def _summed(self, part: Part, found: Vector) -> Vector:
         """Of features of shape (places,) or (places, steps)."""
         each = _combined_arrays(self._sharpness, part.memory @ found, part.math @ found)
+        if part.by_second is not None:
+            each = each * part.by_second.of(found[1])
         total: Vector = part.linear @ found + each.sum(axis=0)
         for rows in part.rivals:
             total = total - each[rows].max(axis=0)

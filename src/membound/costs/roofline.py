@@ -13,7 +13,7 @@ from math import log2
 
 import numpy as np
 
-from membound.costs.calibration import Calibration, Overhead
+from membound.costs.calibration import ByRows, Calibration, Overhead
 from membound.costs.features import Features, Vector, Window
 from membound.costs.kernels import Coefficients, Kernel, KernelMaker
 from membound.costs.parallel import Collective, Layout, collectives, refuse_cut_blocks, stages
@@ -53,6 +53,20 @@ class Estimate:
     operations: tuple[Operation, ...]
 
 
+class _Measured:
+    """Measured factors, the place of the feature that they go by, and the kernels that they are for: their
+    numbers among all, and among the curved.
+    """
+
+    def __init__(
+        self, factors: ByRows, place: int, curved: list[int], kernels: list[Kernel], active: int
+    ) -> None:
+        self.factors = factors
+        self.place = place
+        self.kernels = [row for row in curved if kernels[row].active == active]
+        self.curved = [curved.index(row) for row in self.kernels]
+
+
 class Stage:
     """One pipeline stage on one rank, ready to cost steps."""
 
@@ -74,6 +88,7 @@ class Stage:
         self.overhead = overhead
         self.floor = floor  # what a step takes at least, whatever its kernels do
         self.sharpness = calibration.sharpness
+        self.by_rows, self.by_sampled = calibration.by_rows, calibration.by_sampled
         part = cluster.accelerator
         efficiencies = [calibration.kind(kernel.kind) for kernel in kernels]
         self.sources = [efficiency.source for efficiency in efficiencies]
@@ -96,9 +111,9 @@ class Stage:
         for row, (kernel, efficiency) in enumerate(zip(kernels, efficiencies, strict=True)):
             self.launch[row, kernel.active] = efficiency.launch_s + efficiency.widen_launch_s * kernel.widens
         self.rivals = _rivals([kernel.rival for kernel in kernels])
-        self._split_linear(exchanges)
+        self._split_linear(features, exchanges)
 
-    def _split_linear(self, exchanges: list[tuple[Collective, Coefficients]]) -> None:
+    def _split_linear(self, features: Features, exchanges: list[tuple[Collective, Coefficients]]) -> None:
         """All that is linear in the features goes into one row: launches (of rivals, one), exchanges, what
         the engine adds, and kernels without arithmetic. The others stay, times their layers.
         """
@@ -116,10 +131,19 @@ class Stage:
         self.curved_memory = self.memory[curved] * self.layers[curved, None]
         self.curved_math = self.math[curved] * self.layers[curved, None]
         self.curved_rivals = _rivals([self.kernels[row].rival for row in curved])
+        measured = ((self.by_rows, "rows", "any"), (self.by_sampled, "sampled", "any_sampled"))
+        self._measured = [
+            _Measured(factors, features.place(count), curved, self.kernels, features.place(active))
+            for factors, count, active in measured
+            if factors is not None
+        ]
 
     def seconds_of_kernels(self, found: Vector) -> Vector:
         """Of each kernel, all its layers; a beaten rival takes none. Shape (kernels,)."""
-        seconds = self._combined(self.memory @ found, self.math @ found) + self.launch @ found
+        seconds = self._combined(self.memory @ found, self.math @ found)
+        for one in self._measured:
+            seconds[one.kernels] *= one.factors.of(found[one.place])
+        seconds += self.launch @ found
         for rows in self.rivals:
             quickest = min(rows, key=lambda row: float(seconds[row]))
             seconds[[row for row in rows if row != quickest]] = 0.0
@@ -129,6 +153,8 @@ class Stage:
     def seconds(self, found: Vector) -> Vector:
         """Of a step; shape () or (steps,)."""
         seconds = self._combined(self.curved_memory @ found, self.curved_math @ found)
+        for one in self._measured:
+            seconds[one.curved] *= one.factors.of(found[one.place])
         total: Vector = self.linear @ found + seconds.sum(axis=0)
         for rows in self.curved_rivals:
             total = total - seconds[rows].max(axis=0)  # of two ways, the slower is not taken

@@ -7,10 +7,11 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from membound.costs.calibration import Calibration, Efficiency
+from membound.costs.calibration import ByRows, Calibration, Efficiency
 from membound.hardware.probe import cache_file, processor_name
 
 ENGINE = "membound"
@@ -19,22 +20,31 @@ UNPACK = 8.0  # rows' worth of arithmetic that unpacking a weight is thought to 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Factors on the shipped efficiencies for this machine, and operations' worth of unpacking a weight."""
+    """Factors on the shipped efficiencies for this machine, and operations' worth of unpacking a weight;
+    what is left of the kernels over rows was measured row by row.
+    """
 
     memory: float = 1.0
     math: float = 1.0
     unpack: float = UNPACK
     fixed: float = 1.0
+    attention: float = 1.0  # of sequences that compute one token
+    prefill: float = 1.0  # attention of longer chunks
+    by_rows: ByRows | None = None
+    by_sampled: ByRows | None = None
 
     def applied(self, calibration: Calibration) -> Calibration:
         """No share of a peak exceeds one."""
 
+        slower = {"attention": self.attention, "prefill": self.prefill}
+
         def of(name: str, kind: Efficiency) -> Efficiency:
+            memory, math = (factor * slower.get(name, 1.0) for factor in (self.memory, self.math))
             return replace(
                 kind,
                 launch_s=kind.launch_s * self.fixed,
-                bandwidth=min(1.0, kind.bandwidth / self.memory),
-                compute={bits: min(1.0, share / self.math) for bits, share in kind.compute.items()},
+                bandwidth=min(1.0, kind.bandwidth / memory),
+                compute={bits: min(1.0, share / math) for bits, share in kind.compute.items()},
                 widen_launch_s=0.0,
                 unpack=self.unpack if name in ("matmul", "experts") else 0.0,
             )
@@ -52,6 +62,8 @@ class Parameters:
             engines={**calibration.engines, ENGINE: scaled},
             sharpness=None,  # loads run ahead of arithmetic: a step takes the larger of both
             activation_share=None,  # they stay in the caches
+            by_rows=self.by_rows,
+            by_sampled=self.by_sampled,
         )
 
 
@@ -79,12 +91,33 @@ def remember(
 
 
 def remembered(path: Path | None = None) -> Parameters | None:
-    """What was last found on this processor; None if nothing was, or it cannot be read."""
+    """What was last found on this processor; None if nothing was, or it cannot be read. Files of before
+    kernels were measured by rows have four factors alone.
+    """
     values = _kept(path)
     try:
-        return Parameters(*(float(values[name]) for name in ("memory", "math", "unpack", "fixed")))
+        memory, math, unpack, fixed = (float(values[name]) for name in ("memory", "math", "unpack", "fixed"))
+        return Parameters(
+            memory,
+            math,
+            unpack,
+            fixed,
+            attention=float(values.get("attention", 1.0)),
+            prefill=float(values.get("prefill", 1.0)),
+            by_rows=_by_rows(values.get("by_rows")),
+            by_sampled=_by_rows(values.get("by_sampled")),
+        )
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _by_rows(values: Mapping[str, Sequence[float]] | None) -> ByRows | None:
+    if values is None:
+        return None
+    rows, factors = tuple(map(int, values["rows"])), tuple(map(float, values["factors"]))
+    if not rows or len(rows) != len(factors) or any(a >= b for a, b in pairwise(rows)):
+        raise ValueError(f"factors by rows {rows}")
+    return ByRows(rows, factors)
 
 
 def last_tests(path: Path | None = None) -> dict[str, Any] | None:

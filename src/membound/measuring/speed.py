@@ -14,7 +14,7 @@ from membound.executors.native import NativeExecutor
 from membound.measuring.ruler import Placed, Ruler
 from membound.models.weights import open_weights
 from membound.serving.clock import Wall
-from membound.serving.engine import Engine
+from membound.serving.engine import Engine, StepRecord
 from membound.serving.request import BLOCK_TOKENS, GREEDY
 from membound.serving.sampling import Sampling
 from membound.serving.scheduler import Scheduler
@@ -96,12 +96,23 @@ class SpeedTest:
         total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         return list(total - logits[np.arange(len(logits)), tokens[1:]])
 
-    def step_s(self, prompts: Sequence[Sequence[int]], tokens: int) -> float:
-        """Mean seconds of the steps in which each sequence grows by a token, until it has so many; of one
-        token, those of the steps that compute the prompts. No roof is probed beside them.
+    def staggered(
+        self, groups: Sequence[Sequence[int]], every: int, tokens: int
+    ) -> list[tuple[float, StepRecord]]:
+        """Prompts by their lengths: a group of them comes every so many steps, and each sequence ends with
+        so many tokens. All steps and their seconds, until the last has ended; no roof is probed beside them.
         """
-        seconds, timed = self._run(prompts, tokens, GREEDY)
-        return statistics.fmean(seconds[index] for index in timed)
+        waiting = list(groups)
+        found: list[tuple[float, StepRecord]] = []
+        while waiting or self.engine.busy:
+            if waiting and (len(found) % every == 0 or not self.engine.busy):
+                for row, length in enumerate(waiting.pop(0)):
+                    prompt = made_up(length, self.vocabulary, row)
+                    self.engine.add(prompt, replace(GREEDY, max_tokens=tokens, ignore_eos=True))
+            began = time.perf_counter()
+            self.engine.step()
+            found.append((time.perf_counter() - began, self.engine.log[-1]))
+        return found
 
     def _time(self, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling = GREEDY) -> Timing:
         seconds, timed = self._run(prompts, tokens, sampling)

@@ -136,9 +136,22 @@ def _native_engine(kept: Mapping[str, Any]) -> str:
     ]
     return (
         f"\n## The native engine\n\n{kept['model']} on {kept['processor']}, {kept['date']}, from the last"
-        " `membound calibrate this`: four factors\nfitted to single steps, then 100 Poisson requests through"
-        " the engine, and their simulation.\n\n"
-    ) + _table(("", "measured", "simulated", "error"), rows)
+        " `membound calibrate this`: fitted to steps of\nmany sizes, then 100 Poisson requests through the"
+        " engine, and their simulation.\n\n"
+        + _table(("", "measured", "simulated", "error"), rows)
+        + "".join(map(_steps_of_run, kept["tests"]))
+    )
+
+
+def _steps_of_run(test: Mapping[str, Any]) -> str:
+    """Where the error of a run comes from, for files that tell."""
+    if "priced" not in test:
+        return ""
+    return (
+        f"\nAt {test['share']:.0%}, the very steps that the engine ran are predicted to take"
+        f" {test['priced']:+.1%} of what they took;\nsteps timed before and after the run differ by, or other"
+        f" work took, {test['unsteady']:.1%}.\n"
+    )
 
 
 def _pair(score: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """The native engine on this machine as a row of the scoreboard: fitted from its own steps, then tested.
 
 A step's parts each get a factor: what reads, what multiplies, what each weight costs to unpack however many
-rows there are, what is fixed. The test is a run of Poisson requests through the engine and its simulation.
+rows there are, what is fixed, attention. Then the kernels over rows get a factor for each number of rows that
+was timed. The test is a run of Poisson requests through the engine and its simulation.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
-from membound.costs.calibration import fitted
+from membound.costs.calibration import ByRows, fitted
 from membound.costs.deployment import Deployment, deployment
 from membound.costs.features import Vector
 from membound.costs.this_machine import ENGINE, UNPACK, Parameters
@@ -22,6 +24,7 @@ from membound.errors import InputError, RunError
 from membound.hardware.probe import probe
 from membound.measuring.neighbours import Neighbours
 from membound.measuring.speed import SpeedTest, made_up
+from membound.serving.engine import StepRecord
 from membound.serving.request import Request
 from membound.serving.sampling import Sampling
 from membound.simulation.engines import EngineSettings, engine_settings
@@ -29,25 +32,40 @@ from membound.simulation.simulate import simulate
 from membound.workloads.arrivals import Arrival, Open
 from membound.workloads.metrics import percentile
 
-PROMPTS = (16, 32, 64, 128, 256, 512)
-BATCHES = (1, 2, 4, 8, 16, 32)
-DECODED = 24  # steps timed at each batch
-BEHIND = (32, 128)  # prompts of the batches
 STEP_TOKENS, RUNNING = 512, 32  # of the engine, as `membound.LLM` starts it
+SHORT = range(2, RUNNING + 1)  # prompts alone: as many rows as sequences decode together
+LONG = (48, 64, 96, 128, 192, 256, 384, STEP_TOKENS)
+SEVERAL = ((128, 128), (128,) * 3, (128,) * 4)  # prompts in one step: as many rows with less attention
+AFTER = 5  # steps after a long prompt that are counted with it: they find the caches cold
+TRAFFIC = (  # prompts that come together, and every how many steps, until RUNNING decode and end in turn
+    ((16,), 2),
+    ((64, 64), 4),
+)
+FAR, FEW = 448, 4  # tokens of longer prompts, and how many of these decode together
 PLAUSIBLE = 4.0  # factors beyond which, or below whose inverse, a fit has explained a disturbance
 MOST_UNPACK = 64.0
 WORST_FIT = 0.2  # median error of the steps
-PRIORS = np.array([0.7, 0.7, 1.5, 1.5])  # of the logarithms of the factors
+LEAST_FACTOR = 0.05  # of rows, where the fit would have it below: no kernel is for nothing
+PRIORS = np.array([0.7, 0.7, 1.5, 1.5, 1.0, 1.0])  # of the logarithms of the factors
+SIGMA = 0.02  # of a sample, relatively
+SPREAD, JUMP = 0.5, 0.3  # by how much a factor of rows differs from one, and from those of rows beside it
 PROMPT, OUTPUT, COUNT = 128, 48, 100  # tokens and requests of the test
+
+
+Chunks = tuple[tuple[int, int], ...]  # of a step: new tokens, cached tokens
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A step of `rows` single tokens after `context` cached ones each; context None: a prompt of `rows`."""
+    """A step, or one with long prompts and the few that came after it."""
 
-    rows: int
-    context: int | None
+    steps: tuple[Chunks, ...]
     seconds: float
+
+    @property
+    def rows(self) -> int:
+        """Of its first step."""
+        return sum(new for new, _ in self.steps[0])
 
 
 @dataclass(frozen=True)
@@ -59,18 +77,44 @@ class Test:
     measured: dict[str, float]  # tpot_s, ttft_p50_s, throughput
     predicted: dict[str, float]
     unsteady: float  # how far the machine was off itself, or how much of it others took: the larger
+    priced: float  # what the very steps of the run are predicted to take, beside what they took: relatively
 
 
 def time_steps(test: SpeedTest) -> list[Sample]:
-    """One round through whole steps of the engine: prompts alone, and batches that decode."""
-    found = []
-    for length in PROMPTS:
-        found.append(Sample(length, None, test.step_s([made_up(length, test.vocabulary)], 1)))
-    for behind in BEHIND:
-        for rows in BATCHES:
-            prompts = [made_up(behind, test.vocabulary, row) for row in range(rows)]
-            found.append(Sample(rows, behind + DECODED // 2, test.step_s(prompts, DECODED + 1)))
+    """One round through whole steps of the engine: prompts alone, and in traffic with what decodes."""
+    timed = [step for length in SHORT for step in test.staggered([[length]], 1, 1)]
+    for prompts in (*((length,) for length in LONG), *SEVERAL):
+        timed += test.staggered([prompts], 1, 2 * AFTER)
+    for prompts, every in TRAFFIC:
+        together = RUNNING // len(prompts)
+        timed += test.staggered([prompts] * together, every, together * every)
+    timed += test.staggered([(FAR,)] * FEW, 1, 4 * FEW)
+    return gathered(timed)
+
+
+def gathered(timed: Sequence[tuple[float, StepRecord]]) -> list[Sample]:
+    """Steps as samples: up to AFTER that decode after long prompts belong to these; after short ones, which
+    many such steps share, they are left out.
+    """
+    found: list[Sample] = []
+    cold = 0  # steps from now on
+    for seconds, record in timed:
+        chunks = chunks_of(record)
+        if record.chunks:
+            found.append(Sample((chunks,), seconds))
+            cold = AFTER
+            continue
+        if not cold:
+            found.append(Sample((chunks,), seconds))
+        elif found[-1].rows >= LONG[0]:
+            last = found.pop()
+            found.append(Sample((*last.steps, chunks), last.seconds + seconds))
+        cold = max(0, cold - 1)
     return found
+
+
+def chunks_of(record: StepRecord) -> Chunks:
+    return (*record.chunks, *((1, cached) for cached in record.decodes))
 
 
 def typical(rounds: Sequence[Sequence[Sample]]) -> list[Sample]:
@@ -87,32 +131,49 @@ def drift(before: Sequence[Sequence[Sample]], after: Sequence[Sequence[Sample]])
     return abs(statistics.median(late.seconds / early.seconds for early, late in pairs) - 1)
 
 
-def predicted_s(asked: Deployment, sample: Sample) -> float:
-    if sample.context is None:
-        return asked.cost.step_seconds([(sample.rows, 0)])
-    return asked.cost.step_seconds([(1, sample.context)] * sample.rows)
+def predicted_s(asked: Deployment, samples: Sequence[Sample]) -> Vector:
+    """Shape (samples,)."""
+    cost = asked.cost
+    found = np.column_stack([cost.features.of(step) for sample in samples for step in sample.steps])
+    return np.add.reduceat(cost.seconds(found), _starts(samples))
+
+
+def _starts(samples: Sequence[Sample]) -> list[int]:
+    """Places of the samples' first steps among all steps."""
+    return [0, *accumulate(len(sample.steps) for sample in samples[:-1])]
 
 
 def fit_steps(asked: Deployment, samples: Sequence[Sample]) -> Parameters:
-    """The parameters that explain the samples best, held by priors around what was shipped."""
+    """The parameters that explain the samples best, held by priors around what was shipped: factors first,
+    then what is left by rows.
+    """
+    return fit_rows(asked, samples, fit_factors(asked, samples))
+
+
+def fit_factors(asked: Deployment, samples: Sequence[Sample]) -> Parameters:
+    """Of all parts of a step."""
     shipped = asked.calibration
+    measured = np.array([sample.seconds for sample in samples])
 
     def of(logs: Vector) -> Parameters:
-        memory, math, unpack, fixed = np.exp(logs).tolist()
-        return Parameters(memory, math, UNPACK * unpack, fixed)
+        memory, math, unpack, fixed, attention, prefill = np.exp(logs).tolist()
+        return Parameters(memory, math, UNPACK * unpack, fixed, attention, prefill)
 
     def residuals(logs: Vector) -> Vector:
         tried = replace(asked, calibration=of(logs).applied(shipped))
-        off = [np.log(predicted_s(tried, sample) / sample.seconds) / 0.05 for sample in samples]
-        return np.array([*off, *(logs / PRIORS)])
+        off = np.log(predicted_s(tried, samples) / measured) / SIGMA
+        return np.concatenate([off, logs / PRIORS])
 
     logs: Vector = np.zeros(len(PRIORS))
     damping = 1.0
     present = residuals(logs)
     for _ in range(40):
-        slopes = np.column_stack([(residuals(logs + 1e-4 * unit) - present) / 1e-4 for unit in np.eye(4)])
+        slopes = np.column_stack(
+            [(residuals(logs + 1e-4 * unit) - present) / 1e-4 for unit in np.eye(len(logs))]
+        )
         square = slopes.T @ slopes
         move = np.linalg.solve(square + damping * np.diag(np.diag(square)), -slopes.T @ present)
+        move = np.clip(move, -0.5, 0.5)  # not to where shares of the roofs are one, and nothing has a slope
         tried = residuals(logs + move)
         if tried @ tried < present @ present:
             gained = present @ present - tried @ tried
@@ -126,10 +187,68 @@ def fit_steps(asked: Deployment, samples: Sequence[Sample]) -> Parameters:
     return of(logs)
 
 
+def fit_rows(asked: Deployment, samples: Sequence[Sample], factors: Parameters) -> Parameters:
+    """Factors of the kernels over each number of rows, and with them those of attention. Linear: the seconds
+    of a step are those of its rows, of the rows that sample, of both kinds of attention, and the rest.
+    """
+    steps = [step for sample in samples for step in sample.steps]
+    found = np.column_stack([asked.cost.features.of(step) for step in steps])
+    all_rows, sampled = (*range(1, RUNNING + 1), *LONG), tuple(range(1, RUNNING + 1))
+
+    def seconds(
+        of_rows: float = 0.0, of_sampled: float = 0.0, attention: float = 1.0, prefill: float = 1.0
+    ) -> Vector:
+        flat = replace(
+            factors,
+            attention=factors.attention * attention,
+            prefill=factors.prefill * prefill,
+            by_rows=ByRows((1,), (of_rows,)),
+            by_sampled=ByRows((1,), (of_sampled,)),
+        )
+        return replace(asked, calibration=flat.applied(asked.calibration)).cost.seconds(found)
+
+    rest = seconds()
+    of_rows, of_sampled = seconds(of_rows=1.0) - rest, seconds(of_sampled=1.0) - rest
+    attending = np.column_stack([seconds(attention=2.0) - rest, seconds(prefill=2.0) - rest])
+    rest = rest - attending.sum(axis=1)
+    at_rows = weights(all_rows, found[asked.cost.features.place("rows")]) * of_rows[:, None]
+    at_sampled = weights(sampled, found[asked.cost.features.place("sampled")]) * of_sampled[:, None]
+    measured = np.array([sample.seconds for sample in samples])
+    off = SIGMA * measured
+    ends = len(all_rows), len(all_rows) + len(sampled)
+    unit = np.eye(ends[1] + 2)
+    beside = np.delete(np.diff(unit, axis=0), [ends[0] - 1, ends[1] - 1, ends[1]], axis=0)
+    left = [
+        np.add.reduceat(np.hstack([at_rows, at_sampled, attending]), _starts(samples)) / off[:, None],
+        unit / SPREAD,
+        beside / JUMP,
+    ]
+    right = [
+        (measured - np.add.reduceat(rest, _starts(samples))) / off,
+        np.ones(len(unit)) / SPREAD,
+        np.zeros(len(beside)),
+    ]
+    solved = np.linalg.lstsq(np.vstack(left), np.concatenate(right), rcond=None)[0]
+    solved = np.maximum(solved, LEAST_FACTOR).tolist()
+    attention, prefill = solved[ends[1] :]
+    return replace(
+        factors,
+        attention=factors.attention * attention,
+        prefill=factors.prefill * prefill,
+        by_rows=ByRows(all_rows, tuple(solved[: ends[0]])),
+        by_sampled=ByRows(sampled, tuple(solved[ends[0] : ends[1]])),
+    )
+
+
+def weights(measured: Sequence[int], rows: Vector) -> Vector:
+    """How much the factor at each measured number counts at `rows`: shape (steps, measured)."""
+    return np.stack([np.interp(rows, measured, unit) for unit in np.eye(len(measured))], axis=1)
+
+
 def refuse_implausible(asked: Deployment, samples: Sequence[Sample], found: Parameters) -> None:
     """RunError where the steps' times are not those of this engine alone."""
     fitted_here = replace(asked, calibration=found.applied(asked.calibration))
-    off = statistics.median(abs(predicted_s(fitted_here, one) / one.seconds - 1) for one in samples)
+    off = median_error(fitted_here, samples)
     factors = {"memory": found.memory, "math": found.math}
     wrong = [
         f"{name} at {value:.2g} times" for name, value in factors.items()
@@ -144,6 +263,11 @@ def refuse_implausible(asked: Deployment, samples: Sequence[Sample], found: Para
             f"the steps give {', '.join(wrong)}: other work took part of the machine; end it and run"
             " `membound calibrate this` again (nothing was kept)"
         )
+
+
+def median_error(asked: Deployment, samples: Sequence[Sample]) -> float:
+    measured = np.array([sample.seconds for sample in samples])
+    return float(np.median(np.abs(predicted_s(asked, samples) / measured - 1)))
 
 
 def settings_here(asked: Deployment) -> EngineSettings:
@@ -169,18 +293,29 @@ def requests_at(rate: float, seed: int) -> list[Arrival]:
     return [Arrival(float(at), PROMPT, OUTPUT) for at in np.cumsum(gaps)]
 
 
-def served(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[dict[str, float], float]:
-    """What the requests felt (mean TPOT and median TTFT in seconds, output tokens per second), and the share
-    of the processor that other work took meanwhile (0 where the system does not tell).
-    """
+@dataclass(frozen=True)
+class Served:
+    """A run of requests through the engine."""
+
+    measured: dict[str, float]  # mean TPOT and median TTFT in seconds, output tokens per second
+    others: float  # share of the processor that other work took meanwhile; 0 where the system does not tell
+    steps: list[Sample]
+
+    def priced(self, asked: Deployment) -> float:
+        """By how much the steps are predicted to take longer than they took."""
+        return float(predicted_s(asked, self.steps).sum()) / sum(one.seconds for one in self.steps) - 1
+
+
+def served(test: SpeedTest, arrivals: Sequence[Arrival]) -> Served:
+    """What the requests felt, and the steps that they took."""
     neighbours = Neighbours()
-    sent, first, last = _serve(test, arrivals)
+    sent, first, last, steps = _serve(test, arrivals)
     measured = {
         "tpot_s": float((last - first).mean()) / (OUTPUT - 1),
         "ttft_p50_s": percentile((first - sent).tolist(), 0.5),
         "throughput": COUNT * OUTPUT / float(last.max() - sent.min()),
     }
-    return measured, neighbours.share() or 0.0
+    return Served(measured, neighbours.share() or 0.0, steps)
 
 
 def simulated(asked: Deployment, arrivals: Sequence[Arrival]) -> dict[str, float]:
@@ -193,12 +328,15 @@ def simulated(asked: Deployment, arrivals: Sequence[Arrival]) -> dict[str, float
     }
 
 
-def _serve(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[Vector, Vector, Vector]:
-    """When each request was due, had its first token, and its last; seconds from the beginning."""
+def _serve(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[Vector, Vector, Vector, list[Sample]]:
+    """When each request was due, had its first token, and its last, in seconds from the beginning; and the
+    steps.
+    """
     engine = test.engine
     places: dict[Request, int] = {}
     first, last = np.zeros(len(arrivals)), np.zeros(len(arrivals))
     seen: set[int] = set()
+    steps: list[Sample] = []
     began = time.perf_counter()
     sent = 0
     while sent < len(arrivals) or engine.busy:
@@ -210,7 +348,9 @@ def _serve(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[Vector, Vector
         if not engine.busy:
             time.sleep(max(0.0, arrivals[sent].time_s - (time.perf_counter() - began)))
             continue
+        stepped = time.perf_counter()
         events = engine.step()
+        steps.append(Sample((chunks_of(engine.log[-1]),), time.perf_counter() - stepped))
         now = time.perf_counter() - began
         for event in events:
             if event.error is not None:
@@ -220,7 +360,7 @@ def _serve(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[Vector, Vector
                 seen.add(place)
                 first[place] = now
             last[place] = now
-    return np.array([arrival.time_s for arrival in arrivals]), first, last
+    return np.array([arrival.time_s for arrival in arrivals]), first, last, steps
 
 
 def this_deployment(path: Path) -> Deployment:
