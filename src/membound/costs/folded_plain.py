@@ -12,7 +12,8 @@ from membound.costs.folded import Chunk, FoldedCost
 from membound.costs.roofline import StepCost
 
 FIRST_ROWS = 1024  # entries of a table when it is made; it doubles when more are asked for
-LONG, LONGEST = 100, 4096  # steps from which on, and up to which, arrays are quicker than a loop
+LONG, LONGEST = 80, 4096  # steps from which on, and up to which, arrays are quicker than a loop
+COUNTED = np.arange(float(LONGEST))
 NEVER = float("inf")
 
 Curve = tuple[float, float, float, float, float]
@@ -46,7 +47,7 @@ class PlainCost(FoldedCost):
     def seconds(self, sequences: int, context: Mapping[Window, int], chunks: Sequence[Chunk] = ()) -> float:
         rows = sampled = singles = sequences
         keys = context[None] + sequences if sequences else 0
-        pairs = longer_keys = 0
+        longer = longer_keys = 0
         for tokens, cached, samples in chunks:
             rows += tokens
             sampled += samples
@@ -54,7 +55,7 @@ class PlainCost(FoldedCost):
                 singles += 1
                 keys += cached + 1
             else:
-                pairs += tokens * cached + tokens * (tokens + 1) // 2
+                longer += tokens * cached + tokens * (tokens + 1) // 2
                 longer_keys += cached + tokens
         if rows >= self._tabulated:
             self._grow_tables(2 * rows)
@@ -66,13 +67,14 @@ class PlainCost(FoldedCost):
             if curve is None:
                 curve = self._attention[singles] = self._attending(singles)
             base, of_key, zeroth, first, second = curve
-            total += base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
-        if pairs:
-            many = rows - singles
+            seen = float(keys)  # of two floats the product is quicker
+            total += base + of_key * seen + sqrt(zeroth + seen * (first + second * seen))
+        if longer:
+            many, pairs, seen = float(rows - singles), float(longer), float(longer_keys)
             (m0, m1, m2, m3), (c0, c1, c2, c3), (l0, l1, l2, l3) = self._prompts
-            memory = m0 + m1 * many + m2 * pairs + m3 * longer_keys
-            math = c0 + c1 * many + c2 * pairs + c3 * longer_keys
-            total += l0 + l1 * many + l2 * pairs + l3 * longer_keys + sqrt(memory * memory + math * math)
+            memory = m0 + m1 * many + m2 * pairs + m3 * seen
+            math = c0 + c1 * many + c2 * pairs + c3 * seen
+            total += l0 + l1 * many + l2 * pairs + l3 * seen + sqrt(memory * memory + math * math)
             if total < self._floor:
                 return self._floor
         return total
@@ -90,12 +92,11 @@ class PlainCost(FoldedCost):
         if curve is None:
             curve = self._decoding[sequences] = self._whole_step(sequences)
         base, of_key, zeroth, first, second = curve
-        keys = context[None] + sequences
+        keys, more = float(context[None] + sequences), float(growth[None])
         if most >= LONG:
             step = base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
             if now + LONG * step < until:
-                return self._long_run(curve, keys, growth[None], now, until, most)
-        more = growth[None]
+                return self._long_run(curve, keys, more, now, until, most)
         for times in range(1, most + 1):
             now += base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
             if now >= until:
@@ -104,7 +105,7 @@ class PlainCost(FoldedCost):
         return now, most
 
     def _long_run(
-        self, curve: Curve, keys: int, growth: int, now: float, until: float, most: int
+        self, curve: Curve, keys: float, growth: float, now: float, until: float, most: int
     ) -> tuple[float, int]:
         """The same of many steps at once: to the last bit, since their seconds are added in turn as well."""
         base, of_key, zeroth, first, second = curve
@@ -114,12 +115,12 @@ class PlainCost(FoldedCost):
             if until < NEVER:  # steps only grow longer: not more than these
                 step = base + of_key * keys + sqrt(zeroth + keys * (first + second * keys))
                 count = min(count, int((until - now) / step) + 2)
-            seen = keys + growth * np.arange(count)
+            seen = keys + growth * COUNTED[:count]
             moments = np.empty(count + 1)
             moments[0] = now
             moments[1:] = base + of_key * seen + np.sqrt(zeroth + seen * (first + second * seen))
             moments = moments.cumsum()
-            times = min(count, int(moments[1:].searchsorted(until)) + 1)
+            times = min(count, int(moments.searchsorted(until)))
             now = float(moments[times])
             done += times
             keys += times * growth

@@ -63,7 +63,8 @@ class PredictedExecutor:
         self._accepted = accepted
         self._steps = 0  # that decoded
         self._outputs: dict[Request, int] = {}  # tokens that each will sample
-        self._ending: dict[int, list[Request]] = {}  # step count -> who ends there, if not preempted
+        # Step count -> who ends there, if not preempted since: then it has been so more often.
+        self._ending: dict[int, list[tuple[Request, int]]] = {}
         self._next: list[int] = []  # heap of these step counts
 
     def expect(self, request: Request, output_tokens: int) -> None:
@@ -83,7 +84,7 @@ class PredictedExecutor:
             most = self._next[0] - self._steps
         now, times = self.cost.run(step.decodes, step.context, step.growth, now, until, most)
         self._steps += times
-        ended = self._ended(times) if self._next and self._next[0] == self._steps else NOBODY
+        ended = self._ended() if self._next and self._next[0] == self._steps else NOBODY
         return Outcome(now, times, self._sampled(step, times) if self._token else None, ended)
 
     def _with_chunks(self, step: Step, now: float) -> Outcome:
@@ -105,15 +106,15 @@ class PredictedExecutor:
                     del self._outputs[request]
                     continue
                 end = begun + left
-                if end in self._ending:
-                    self._ending[end].append(request)
-                else:
-                    self._ending[end] = [request]
+                ending = self._ending.get(end)
+                if ending is None:
+                    ending = self._ending[end] = []
                     heappush(self._next, end)
+                ending.append((request, request.preemptions))
         now += self.cost.seconds(step.decodes, step.context, chunks)
         self._steps = begun
         if decodes and self._next and self._next[0] == begun:
-            ended += self._ended(1)
+            ended += self._ended()
         return Outcome(now, 1, self._sampled(step, 1) if self._token else None, ended)
 
     def _verified(self, step: Step, now: float) -> Outcome:
@@ -135,14 +136,14 @@ class PredictedExecutor:
         now += self.cost.seconds(0, step.context, chunks)
         return Outcome(now, ended=ended, counts=counts)
 
-    def _ended(self, times: int) -> list[Request]:
-        """Those that a step, run so many times, brought to their ends; a preempted one is behind, or gone."""
-        ended = []
-        for request in self._ending.pop(heappop(self._next)):
-            if request.caught_up and self._outputs.get(request) == request.output_length + times:
-                del self._outputs[request]
-                ended.append(request)
-        return ended
+    def _ended(self) -> list[Request]:
+        """Those that the latest step brought to their ends; one that was preempted is behind, or gone."""
+        forget = self._outputs.pop
+        return [
+            request
+            for request, preemptions in self._ending.pop(heappop(self._next))
+            if request.preemptions == preemptions and forget(request, None) is not None
+        ]
 
     def _sampled(self, step: Step, times: int) -> dict[Request, list[int]]:
         """Ids for all that sampled."""

@@ -65,6 +65,7 @@ class Scheduler:
         self.pool = BlockPool(blocks)
         self.waiting: deque[Request] = deque()  # preempted requests first, then by arrival
         self.running: list[Request] = []  # in order of admission; at most the last is part of the way
+        self._orders: list[int] = []  # theirs, to find one among them
         self.preemptions = 0
         self.prompt_tokens = 0  # of requests when first admitted
         self.hit_tokens = 0  # of these, found in the cache
@@ -290,6 +291,7 @@ class Scheduler:
     def _preempt(self) -> Request:
         """The last to be admitted gives up its blocks and waits, first of all."""
         request = self.running.pop()
+        self._orders.pop()
         self._leave(request)
         request.reset()
         request.state = _WAITING
@@ -321,6 +323,7 @@ class Scheduler:
             self._admissions += 1
             request.order = self._admissions
             self.running.append(request)
+            self._orders.append(self._admissions)
             count = min(length - hit, budget)
             chunks.append((request, count))
             budget -= count
@@ -366,7 +369,8 @@ class Scheduler:
         self._aborted.clear()
 
     def _end(self, request: Request) -> None:
-        del self.running[bisect_left(self.running, request.order, key=_ORDER)]
+        place = bisect_left(self._orders, request.order)
+        del self.running[place], self._orders[place]
         self._leave(request)
         request.state = _ENDED
 
@@ -394,7 +398,7 @@ class Scheduler:
             "S2: waiting requests hold nothing"
         )
         assert all(r.state is State.RUNNING for r in self.running), "S2: running requests run"
-        assert [r.order for r in self.running] == sorted({r.order for r in self.running}), "S3: running order"
+        assert [r.order for r in self.running] == sorted(set(self._orders)), "S3: running order"
         caught_up = [request for request in self.running if request.caught_up]
         assert caught_up == self.running[: self._decodes], "S4: caught-up requests stand first"
         assert len(self.running) <= self.max_running, "S5: no more run than may"

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,8 @@ from membound.workloads.slo import Slo as Slo
 Vector = NDArray[np.float64]
 SHARES = (0.5, 0.9, 0.99)
 COLUMNS = ("sent", "admitted", "first", "last", "prompt", "output")
-FULL = 256 * len(COLUMNS)
+FULL = 256  # requests
+_NUMBERS = attrgetter("arrival", "admitted", "first_token", "last_token", "prompt_length", "output_length")
 
 
 class Log:
@@ -28,23 +31,19 @@ class Log:
 
     def __init__(self) -> None:
         self._numbers = array("d")
-        self._newest: list[float] = []  # not yet among the numbers, which take many at once
+        self._newest: list[Request] = []  # whose numbers are not yet among them: these take many at once
 
     def __len__(self) -> int:
-        return (len(self._numbers) + len(self._newest)) // len(COLUMNS)
+        return len(self._numbers) // len(COLUMNS) + len(self._newest)
 
     def add(self, request: Request) -> None:
         """A request that has ended."""
-        newest = self._newest
-        newest += (
-            request.arrival, request.admitted or 0.0, request.first_token or 0.0,
-            request.last_token or 0.0, request.prompt_length, request.output_length,
-        )  # fmt: skip
-        if len(newest) >= FULL:
+        self._newest.append(request)
+        if len(self._newest) >= FULL:
             self._take_in()
 
     def _take_in(self) -> None:
-        self._numbers.fromlist(self._newest)
+        self._numbers.extend(chain.from_iterable(map(_NUMBERS, self._newest)))
         self._newest.clear()
 
     def column(self, name: str) -> Vector:

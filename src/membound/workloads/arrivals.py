@@ -323,7 +323,8 @@ def scaled(workload: Workload, rate_scale: float) -> Workload:
         raise InputError(f"the rate scale must be above 0, it is {rate_scale}")
 
     def arrivals() -> Iterator[Arrival]:
-        return (Arrival(a.time_s / rate_scale, *a[1:]) for a in workload.begin())
+        for time_s, prompt, output, keys, session, turn in workload.begin():
+            yield Arrival(time_s / rate_scale, prompt, output, keys, session, turn)
 
     if rate_scale == 1:
         return workload

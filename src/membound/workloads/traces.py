@@ -115,18 +115,18 @@ def _azure(file: TextIO) -> Iterator[Arrival]:
     """TIMESTAMP,ContextTokens,GeneratedTokens; the time has seven digits after the point."""
     minute, seconds, first, begin = "", 0, 0, 0.0
     for line in file:
-        if line[:1] not in "12":
-            continue  # the header, an empty line
-        moment, prompt, output = line.split(",")
-        if moment[:17] != minute:
-            known, minute = minute, moment[:17]  # 2023-11-16 18:15:
+        if line[:17] != minute:
+            if line[:1] not in "12":
+                continue  # the header, an empty line
+            known, minute = minute, line[:17]  # 2023-11-16 18:15:
             days = date.fromisoformat(minute[:10]).toordinal()
             if not known:
                 first = days
             seconds = 86_400 * (days - first) + 3600 * int(minute[11:13]) + 60 * int(minute[14:16])
             if not known:
-                begin = seconds + float(moment[17:])
-        yield Arrival(seconds + float(moment[17:]) - begin, int(prompt), int(output))
+                begin = seconds + float(line[17:].partition(",")[0])
+        moment, prompt, output = line[17:].split(",")
+        yield Arrival(seconds + float(moment) - begin, int(prompt), int(output))
 
 
 def _mooncake(file: TextIO) -> Iterator[Arrival]:
