@@ -1,5 +1,6 @@
 """The scheduler that visits what changes decides, step by step, what the one that visits all decides."""
 
+from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import partial
@@ -191,3 +192,50 @@ def test_same_decisions_step_by_step(kind: Kind, workload: Workload) -> None:
 @given(workload=workloads())
 def test_same_decisions_with_repeated_steps(kind: Kind, workload: Workload) -> None:
     replay(workload, kind, skip=True)
+
+
+def decisions(workload: Workload, *, tables: bool) -> list[object]:
+    """What a scheduler decides, in steps that are repeated as often as permitted, with and without aborts."""
+    scheduler = Scheduler(
+        workload.blocks,
+        max_step_tokens=workload.budget,
+        max_running=workload.max_running,
+        block_tokens=BLOCK,
+        tables=tables,
+    )
+    pending = deque(enumerate(workload.arrivals))
+    requests: dict[int, Request] = {}
+    made: list[object] = []
+    steps = 0
+    while pending or scheduler.busy:
+        while pending and pending[0][1].at <= steps:
+            index, arrival = pending.popleft()
+            requests[index] = WithKeys().request(index, arrival)
+            scheduler.add(requests[index])
+        step = scheduler.schedule()
+        scheduler.check()
+        for index, request in requests.items():
+            if due(workload.arrivals[index], steps):
+                scheduler.abort(request)
+        times = 1
+        if step is not None:
+            left = {r: workload.arrivals[int(str(r.id))].output - r.output_length for r in step.running}
+            sampling = [*step.decoding(), *(r for r, count in step.chunks if r.computed + count == r.length)]
+            times = min([step.repeat, *(left[request] for request in sampling)])
+            chunks = [(request.id, request.computed, count) for request, count in step.chunks]
+            made.append(
+                (chunks, step.context, [r.id for r in step.preempted], step.repeat, scheduler.pool.free)
+            )
+            ended = [request for request in sampling if left[request] == times]
+            scheduler.commit(Outcome(float(steps), times, ended=ended))
+            scheduler.check()
+            made.append(scheduler.pool.free)
+        steps += times
+    assert scheduler.pool.free == workload.blocks
+    return made
+
+
+@settings(max_examples=100, deadline=None)
+@given(workload=workloads())
+def test_blocks_that_are_only_counted_change_nothing(workload: Workload) -> None:
+    assert decisions(workload, tables=False) == decisions(workload, tables=True)

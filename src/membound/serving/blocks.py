@@ -6,6 +6,9 @@ in order of release, and its head is the one unused for longest.
 
 A named block that is found while free leaves its place in the middle of the free list behind; the pool counts
 such stale places and skips them when they come to the head.
+
+Where nobody reads block tables and nothing is named, it does not matter which block is whose: then blocks may
+be counted only, and every table is empty.
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ def table(blocks: Iterable[int] = ()) -> array[int]:
     return array("i", blocks)
 
 
+NO_BLOCKS = table()
+
+
 class BlockPool:
     """`blocks` blocks, by id from 0."""
 
-    __slots__ = ("_found", "_head", "_names", "_queue", "_references", "_stale", "blocks", "free")
+    __slots__ = ("_found", "_head", "_names", "_queue", "_references", "_stale", "blocks", "counted", "free")
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, *, counted: bool = False) -> None:
         self.blocks = blocks
+        self.counted = counted  # without ids so far
         self.free = blocks  # how many nobody uses
         self._queue = table(range(blocks))  # from `_head` on: free, longest unused first, and stale places
         self._head = 0
@@ -60,6 +67,8 @@ class BlockPool:
     def take(self, count: int) -> array[int]:
         """`count` fresh blocks, longest unused first, which forget what they held; so many must be free."""
         self.free -= count
+        if self.counted:
+            return NO_BLOCKS
         begin = self._head
         self._head = begin + count
         blocks = self._queue[begin : self._head]
@@ -98,6 +107,12 @@ class BlockPool:
                 found[name] = block
                 known[block] = name
                 references[block] = 1
+
+    def number(self, held: Iterable[int]) -> list[array[int]]:
+        """From now on blocks have ids: the tables of users who hold so many each."""
+        self.counted = False
+        self.free = self.blocks
+        return [self.take(count) for count in held]
 
     def release(self, blocks: array[int], published: int) -> None:
         """One user of `blocks` leaves, of which those from `published` on are private.
@@ -142,6 +157,10 @@ class BlockPool:
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Assert the invariants B1 to B6 of docs/scheduler.md, given the block tables of all users."""
+        if self.counted:
+            assert not any(tables), "B0: tables are empty where blocks are only counted"
+            assert not self._names, "B0: nothing is named then"
+            return
         users = Counter(block for table in tables for block in table)
         places = Counter(self._queue[self._head :])
         free = Counter(self.free_order())

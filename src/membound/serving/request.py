@@ -10,7 +10,7 @@ from enum import Enum
 from hashlib import blake2b
 from itertools import islice
 
-from membound.serving.blocks import table
+from membound.serving.blocks import NO_BLOCKS
 from membound.serving.constraint import Constraint
 from membound.serving.sampling import Sampling
 
@@ -18,8 +18,6 @@ BLOCK_TOKENS = 16
 """Tokens of KV cache in one block."""
 
 GREEDY = Sampling()
-
-NO_BLOCKS = table()
 
 
 class State(Enum):

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from membound.errors import InputError
-from membound.serving.blocks import BlockPool
+from membound.serving.blocks import NO_BLOCKS, BlockPool
 from membound.serving.context import ContextSum
-from membound.serving.request import BLOCK_TOKENS, NO_BLOCKS, Request, State, StepCount
+from membound.serving.request import BLOCK_TOKENS, Request, State, StepCount
 from membound.serving.step import Outcome, Step
 
 _ORDER = attrgetter("order")
@@ -41,13 +41,15 @@ class Scheduler:
         block_tokens: int = BLOCK_TOKENS,
         prompts_first: bool = False,
         drafts: int = 0,
+        tables: bool = True,
     ) -> None:
         """`blocks` of KV cache; `windows`: the attention windows whose context sums the executor needs.
 
         With `prompts_first`, as SGLang does unasked, a step computes either chunks or decodes: whoever is
         caught up waits while others can catch up. With `drafts` a request that samples computes so many
         guessed tokens beyond its newest, and keeps those that prove right: every request is visited in every
-        step then.
+        step then. Without `tables` nobody reads which blocks a request has: they are counted until one of the
+        requests can share a prefix.
         """
         if blocks < 1:
             raise InputError(f"the KV cache has {blocks} blocks; it needs at least one: give it more memory")
@@ -62,7 +64,7 @@ class Scheduler:
         self.prompts_first = prompts_first
         self.drafts = drafts
         self.block_tokens = block_tokens
-        self.pool = BlockPool(blocks)
+        self.pool = BlockPool(blocks, counted=not (tables or drafts))
         self.waiting: deque[Request] = deque()  # preempted requests first, then by arrival
         self.running: list[Request] = []  # in order of admission; at most the last is part of the way
         self._orders: list[int] = []  # theirs, to find one among them
@@ -118,6 +120,8 @@ class Scheduler:
             self._drop_aborted()
         if self.drafts:
             return self._verify()
+        if self._sharing and self.pool.counted:
+            self._number_blocks()
         if self.prompts_first and self._stall():
             return self._step
         bucket = self._buckets[self._count.steps % self.block_tokens]
@@ -242,6 +246,10 @@ class Scheduler:
         begin = (count.steps + 1) % self.block_tokens
         rounds, rest = divmod(steps, self.block_tokens)
         buckets = self._ring[begin : begin + rest]
+        if self.pool.counted:
+            self.pool.take(rounds * self._decodes + sum(map(len, buckets)))
+            count.steps += steps
+            return
         if rounds:
             buckets = self._ring[begin : begin + self.block_tokens] * rounds + buckets
         tables = [blocks for bucket in buckets if bucket for blocks in bucket.values()]
@@ -374,8 +382,23 @@ class Scheduler:
         self._leave(request)
         request.state = _ENDED
 
+    def _held(self, request: Request) -> int:
+        """How many blocks a request has while no step is under way."""
+        return -(-(request.computed if request.caught_up else request.length) // self.block_tokens)
+
+    def _number_blocks(self) -> None:
+        """From now on it matters which block is whose."""
+        tables = self.pool.number(map(self._held, self.running))
+        for request, blocks in zip(self.running, tables, strict=True):
+            request.blocks = blocks
+            if request.caught_up:
+                self._buckets[request.offset % self.block_tokens][request] = blocks
+
     def _leave(self, request: Request) -> None:
         """Give up the place among the caught-up requests, and the blocks; full ones stay to be found."""
+        counted = self.pool.counted
+        if counted:
+            self.pool.free += self._held(request)
         if request.caught_up:
             self._decodes -= 1
             del self._buckets[request.offset % self.block_tokens][request]
@@ -383,6 +406,8 @@ class Scheduler:
             self._cached -= cached
             for context in self._windowed:
                 context.remove(cached, self._count.steps)
+        if counted:
+            return
         if request.shareable:
             self._publish(request)
         self.pool.release(request.blocks, request.published)
@@ -416,7 +441,7 @@ class Scheduler:
             room = len(request.blocks) * self.block_tokens
             runs = self._step is not None and (self._step.decodes or not request.caught_up)
             needed = request.length if runs else request.computed
-            assert needed <= room < request.length + self.drafts + self.block_tokens, (
+            assert self.pool.counted or needed <= room < request.length + self.drafts + self.block_tokens, (
                 "S7: blocks are what it needs"
             )
         for residue, bucket in enumerate(self._buckets):

@@ -177,6 +177,7 @@ def build_engines(group: Group, kv_tokens: int | None, block_tokens: int, pace: 
             block_tokens=block_tokens,
             prompts_first=not settings.mixed,
             drafts=drafts,
+            tables=False,
         )
 
     copies = deployment.layout.data
