@@ -1,8 +1,8 @@
 """The block pool: which blocks of the KV cache are free, used, shared, and what the named ones hold.
 
-A block is private until it is named. Only named blocks can be found and shared, so only they carry reference
-counts. A named block that nobody uses is free and keeps its content until it is taken again: the free list is
-in order of release, and its head is the one unused for longest.
+A block is private until it is named. Only named blocks can be found and shared, and only where several users
+share one are they counted. A named block that nobody uses is free and keeps its content until it is taken
+again: the free list is in order of release, and its head is the one unused for longest.
 
 A named block that is found while free leaves its place in the middle of the free list behind; the pool counts
 such stale places and skips them when they come to the head.
@@ -31,7 +31,9 @@ NO_BLOCKS = table()
 class BlockPool:
     """`blocks` blocks, by id from 0."""
 
-    __slots__ = ("_found", "_head", "_names", "_queue", "_references", "_stale", "blocks", "counted", "free")
+    __slots__ = (
+        "_found", "_head", "_idle", "_names", "_others", "_queue", "_stale", "blocks", "counted", "free",
+    )  # fmt: skip
 
     def __init__(self, blocks: int, *, counted: bool = False) -> None:
         self.blocks = blocks
@@ -42,7 +44,8 @@ class BlockPool:
         self._stale: dict[int, int] = {}  # places of a block in the queue that no longer count, the foremost
         self._names: dict[int, Hashable] = {}  # of named blocks, used or free
         self._found: dict[Hashable, int] = {}  # the inverse
-        self._references: dict[int, int] = {}  # of named blocks in use
+        self._others: dict[int, int] = {}  # users of a block beside the first, where there are any
+        self._idle: set[int] = set()  # free blocks that may have a name: all that have are among them
 
     def find(self, name: Hashable) -> int | None:
         """The block of that name, used or free."""
@@ -52,16 +55,14 @@ class BlockPool:
         """The found blocks `shared` and `count` fresh ones after them, or None and nothing changes."""
         if not shared:
             return self.take(count) if count <= self.free else None
-        references = self._references
-        revived = [block for block in shared if block not in references]
+        revived = self._idle.intersection(shared)
         if count + len(revived) > self.free:
             return None
-        for block in revived:
-            self._stale[block] = self._stale.get(block, 0) + 1
-            references[block] = 0
-        self.free -= len(revived)
         for block in shared:
-            references[block] += 1
+            changed = self._stale if block in revived else self._others
+            changed[block] = changed.get(block, 0) + 1
+        self._idle -= revived
+        self.free -= len(revived)
         return table(shared) + self.take(count)
 
     def take(self, count: int) -> array[int]:
@@ -72,15 +73,15 @@ class BlockPool:
         begin = self._head
         self._head = begin + count
         blocks = self._queue[begin : self._head]
-        if self._names:  # without names nothing was ever found, and no place is stale
-            if self._stale and not self._stale.keys().isdisjoint(blocks):
-                blocks = self._skip_stale(blocks)
-            if not self._names.keys().isdisjoint(blocks):
-                found, forget = self._found, self._names.pop
-                for block in blocks:
-                    name = forget(block, None)
-                    if name is not None:
-                        del found[name]
+        if self._stale and not self._stale.keys().isdisjoint(blocks):
+            blocks = self._skip_stale(blocks)
+        if self._idle and not self._idle.isdisjoint(blocks):
+            self._idle.difference_update(blocks)
+            found, forget = self._found, self._names.pop
+            for block in blocks:
+                name = forget(block, None)
+                if name is not None:
+                    del found[name]
         return blocks
 
     def _skip_stale(self, blocks: array[int]) -> array[int]:
@@ -101,12 +102,11 @@ class BlockPool:
 
     def name(self, blocks: Iterable[int], names: Iterable[Hashable]) -> None:
         """Used private blocks hold these names from now on; where another does already, it stays private."""
-        found, known, references = self._found, self._names, self._references
+        found, known = self._found, self._names
         for block, name in zip(blocks, names, strict=True):
             if name not in found:
                 found[name] = block
                 known[block] = name
-                references[block] = 1
 
     def number(self, held: Iterable[int]) -> list[array[int]]:
         """From now on blocks have ids: the tables of users who hold so many each."""
@@ -119,24 +119,29 @@ class BlockPool:
 
         The last block is free first, so that the head of a prefix outlives its tail.
         """
-        private = blocks[published:] if published else blocks
-        self._queue.extend(private[::-1])
-        self.free += len(private)
+        left = blocks[::-1]
         if published:
-            references, queue = self._references, self._queue
-            before = len(queue)
-            for block in reversed(blocks[:published]):
-                users = references.pop(block, 1)
-                if users > 1:
-                    references[block] = users - 1
-                else:
-                    queue.append(block)
-            self.free += len(queue) - before
+            if not self._others.keys().isdisjoint(left):
+                left = self._without_users(left)
+            self._idle.update(left)
+        self._queue.extend(left)
+        self.free += len(left)
         if self._head > self.blocks:
             del self._queue[: self._head]
             self._head = 0
         if len(self._queue) > 4 * self.blocks:
             self._compact()
+
+    def _without_users(self, blocks: Iterable[int]) -> array[int]:
+        """Those of `blocks` that nobody uses once one user has left each."""
+        left = table()
+        for block in blocks:
+            others = self._others.pop(block, 0)
+            if others > 1:
+                self._others[block] = others - 1
+            elif not others:
+                left.append(block)
+        return left
 
     def _compact(self) -> None:
         """Drop the stale places: a prefix found again and again would leave them without end."""
@@ -171,9 +176,11 @@ class BlockPool:
         assert all(0 < count <= places[block] for block, count in self._stale.items()), (
             "B3: stale places exist"
         )
-        assert all(count == 1 for block, count in users.items() if block not in self._references), (
+        assert all(count == 1 for block, count in users.items() if block not in self._names), (
             "B4: private blocks have one user"
         )
-        assert self._references == {b: users[b] for b in self._names if b in users}, "B5: references are uses"
+        shared = {block: count - 1 for block, count in users.items() if count > 1}
+        assert self._others == shared, "B5: users are counted where there are several"
+        assert self._names.keys() - users.keys() <= self._idle <= free.keys(), "B5: idle blocks are free"
         assert self._found == {name: block for block, name in self._names.items()}, "B6: one block per name"
         assert len(self._found) == len(self._names), "B6: one name per block"
