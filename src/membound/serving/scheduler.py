@@ -229,7 +229,8 @@ class Scheduler:
         if not outcome.ended:
             return []
         ended = [request for request in outcome.ended if request.state is _RUNNING]
-        ended.sort(key=_ORDER)
+        if len(ended) > 1:
+            ended.sort(key=_ORDER)
         for request in ended:
             request.last_token = outcome.now
             self._end(request)
@@ -260,19 +261,19 @@ class Scheduler:
 
     def _advance(self, request: Request, tokens: int, outcome: Outcome) -> None:
         """A chunk was computed; if it reached the end of what is known, a token was sampled."""
-        count = self._count
-        complete = request.compute(tokens, count)
+        steps = self._count.steps
+        complete = request.compute(tokens, self._count)
         if request.shareable:
             self._publish(request)
         if complete:
             if request.first_token is None:
                 request.first_token = outcome.now
-            self._buckets[request.offset % self.block_tokens][request] = request.blocks
+            offset = request.offset
+            self._buckets[offset % self.block_tokens][request] = request.blocks
             self._decodes += 1
-            cached = count.steps - request.offset
-            self._cached += cached
+            self._cached += steps - offset
             for context in self._windowed:
-                context.add(cached, count.steps)
+                context.add(steps - offset, steps)
 
     def _take_in(self, request: Request, tokens: int, outcome: Outcome) -> None:
         """A chunk was computed, perhaps with drafts, of which only those that proved right count."""
@@ -309,18 +310,20 @@ class Scheduler:
 
     def _admit(self, chunks: list[tuple[Request, int]], budget: int) -> int:
         """Waiting requests join in order while slots, tokens and blocks last; the tokens that are left."""
-        pool = self.pool
-        while self.waiting and budget and len(self.running) < self.max_running:
-            request = self.waiting[0]
+        pool, waiting, running = self.pool, self.waiting, self.running
+        while waiting and budget and len(running) < self.max_running:
+            request = waiting[0]
             shared = self._match(request) if request.shareable else ()
             length = request.length
             blocks = pool.acquire(shared, -(-length // self.block_tokens) - len(shared))
             if blocks is None:
                 break
-            self.waiting.popleft()
+            waiting.popleft()
             request.blocks = blocks
-            request.published = len(shared)
-            hit = max(len(shared) * self.block_tokens, request.received)
+            hit = request.received
+            if shared:
+                request.published = len(shared)
+                hit = max(len(shared) * self.block_tokens, hit)
             if hit:
                 request.advance(hit)
             if not request.preemptions and not request.received:
@@ -330,9 +333,9 @@ class Scheduler:
             request.state = _RUNNING
             self._admissions += 1
             request.order = self._admissions
-            self.running.append(request)
+            running.append(request)
             self._orders.append(self._admissions)
-            count = min(length - hit, budget)
+            count = length - hit if length - hit < budget else budget
             chunks.append((request, count))
             budget -= count
         return budget

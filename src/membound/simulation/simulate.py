@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from membound.costs.deployment import Deployment
@@ -94,7 +96,8 @@ def simulate(
     each = [replica for engine in engines for replica in engine.replicas]
     run = Run(min(replica.scheduler.pool.blocks * block - replica.scheduler.drafts for replica in each))
     cluster = Cluster(engines, router(routing), handover)
-    cluster.run(workload.begin(), run.admit, run.log.add, settings.server_s)
+    with _uncollected():
+        cluster.run(workload.begin(), run.admit, run.log.add, settings.server_s)
     return SimulationResult(
         requests=run.sent,
         rejected=run.rejected,
@@ -116,6 +119,18 @@ def simulate(
         max_running=each[-1].scheduler.max_running,
         kv_tokens=each[-1].scheduler.pool.blocks * block,
     )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for rings of objects: a run makes none, and would be searched again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class Run:
