@@ -37,10 +37,11 @@ class PlainCost(FoldedCost):
         self._of_sequence, self._floor = self._stage.of_sequence, self._stage.floor
         self._attention: dict[int, Curve] = {}  # of so many rows of one token
         self._decoding: dict[int, Curve] = {}  # of a whole step of so many sequences that decode
-        # Of prompts, by 1, rows, pairs and keys; without windows all keys are chosen.
+        # Of prompts, by 1, rows, pairs and keys, thrice; without windows all keys are chosen.
         self._prompts = [
-            (any_, of_row, of_pair, of_key + of_chosen)
+            coefficient
             for any_, of_row, of_pair, of_key, of_chosen in (*self._many.curves[0], self._many.linear)
+            for coefficient in (any_, of_row, of_pair, of_key + of_chosen)
         ]
         self._grow_tables(FIRST_ROWS)
 
@@ -71,7 +72,7 @@ class PlainCost(FoldedCost):
             total += base + of_key * seen + sqrt(zeroth + seen * (first + second * seen))
         if longer:
             many, pairs, seen = float(rows - singles), float(longer), float(longer_keys)
-            (m0, m1, m2, m3), (c0, c1, c2, c3), (l0, l1, l2, l3) = self._prompts
+            m0, m1, m2, m3, c0, c1, c2, c3, l0, l1, l2, l3 = self._prompts
             memory = m0 + m1 * many + m2 * pairs + m3 * seen
             math = c0 + c1 * many + c2 * pairs + c3 * seen
             total += l0 + l1 * many + l2 * pairs + l3 * seen + sqrt(memory * memory + math * math)

@@ -358,8 +358,7 @@ class Scheduler:
     def _publish(self, request: Request) -> None:
         """Offer each full block once for sharing."""
         begin, full = request.published, request.computed // self.block_tokens
-        if begin < full:
-            keys = request.keys(begin, full, self.block_tokens)
+        if begin < full and (keys := request.keys(begin, full, self.block_tokens)):
             request.published += len(keys)
             self.pool.name(request.blocks[begin : request.published], keys)
 
