@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from statistics import median
 from typing import Any
 
 from membound.commands.output import print_json, print_table, status
@@ -92,17 +93,23 @@ def _named(steps: tuple[here.Chunks, ...]) -> str | None:
     if len(first) == 1 and first[0][0] in PROMPTS:
         return f"prompt of {first[0][0]}" + (f" and {len(others)} steps after" if others else "")
     if len(first) in BATCHES and not others and all(new == 1 for new, _ in first):
-        return f"{len(first)} sequences, {sum(cached for _, cached in first) // len(first)} tokens cached"
+        return f"{len(first)} sequences"
     return None
 
 
 def _show(answer: dict[str, Any]) -> None:
-    shown = {name: step for step in answer["steps"] if (name := _named(step["steps"])) is not None}
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for step in answer["steps"]:
+        if (name := _named(step["steps"])) is not None:
+            shown.setdefault(name, []).append(step)
     rows = [
-        (name, *(f"{step[key] * 1e3:.2f}" for key in ("measured_s", "before_s", "after_s")))
-        for name, step in shown.items()
+        (
+            name,
+            *(f"{median(s[key] for s in same) * 1e3:.2f}" for key in ("measured_s", "before_s", "after_s")),
+        )
+        for name, same in shown.items()
     ]
-    print_table(("milliseconds of a step", "measured", "before", "after"), rows, title=answer["model"])
+    print_table(("milliseconds, median", "measured", "before", "after"), rows, title=answer["model"])
     units = {"tpot_s": 1e3, "ttft_p50_s": 1e3, "throughput": 1.0}
     names = {"tpot_s": "TPOT, ms", "ttft_p50_s": "TTFT p50, ms", "throughput": "output token/s"}
     rows = [
@@ -117,7 +124,7 @@ def _show(answer: dict[str, Any]) -> None:
     ]
     print_table(("100 Poisson requests", "measured", "simulated", "error"), rows)
     for test in answer["tests"]:
-        print(f"the steps of the run at {test['share']:.0%}, priced one by one: {test['priced']:+.1%}")
+        print(f"the steps that ran at {test['share']:.0%}, predicted one by one: {test['priced']:+.1%}")
         if test["unsteady"] > STEADY:
             print(
                 f"note: the machine was off its own speed by {test['unsteady']:.0%} around the run at"

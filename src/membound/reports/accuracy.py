@@ -148,9 +148,9 @@ def _steps_of_run(test: Mapping[str, Any]) -> str:
     if "priced" not in test:
         return ""
     return (
-        f"\nAt {test['share']:.0%}, the very steps that the engine ran are predicted to take"
-        f" {test['priced']:+.1%} of what they took;\nsteps timed before and after the run differ by, or other"
-        f" work took, {test['unsteady']:.1%}.\n"
+        f"\nThe very steps that ran at {test['share']:.0%}, predicted one by one, come to"
+        f" {1 + test['priced']:.1%} of the seconds that they took;\nthe machine was off its own speed by"
+        f" {test['unsteady']:.1%} around them.\n"
     )
 
 
