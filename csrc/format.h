@@ -63,17 +63,21 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 // float sum[g], int32 whole[g], int32 first[g], int8 high[3][g][4], int32 line[g]; or float x[g][32].
 //
 // A row's 32 columns are integers times `scale`. All fit 7 bits and a sign but those of one quad (4 columns), the one
-// with the greatest magnitude: of these `high` has what counts 128, `quants` the rest. (One int8 for each is not enough:
-// a single large activation sets the scale of its 32 columns, and the others lose their bits; the logits of real
-// models then differ by several percent.) `line` is 64 times the number of that quad. The second and the third `high`
+// with the greatest magnitude: these have the eight significant bits of a bf16, of which `high` has what counts 128,
+// `quants` the rest. (One int8 for each is not enough: a single large activation sets the scale of its 32 columns, and
+// the others lose their bits; the logits of real models then differ by several percent.) `line` is 64 times the number of that quad. The second and the third `high`
 // are the first one if the quad is among the first or the last 16 columns, and else zero.
 // `whole` is the sum of the integers, `first` that of the first 16, `sum` is scale times `whole`: a dot product of
 // weights that are kept unsigned exceeds that of the signed ones by their offset times the sum of the integers.
+//
+// Where products of many rows run on AMX, groups of 16 have records of another kind: bf16 quants[g][32], float scale[g],
+// float sum[g]. The numbers are the same; of each quad the columns stand in the order 0 2 1 3.
 static constexpr int64_t group_rows(int64_t m) { return m <= 8 ? m : 16; }
 static constexpr int64_t padded_rows(int64_t m) { return (m + group_rows(m) - 1) / group_rows(m) * group_rows(m); }
 enum High { kWholeHigh, kFirstHalfHigh, kSecondHalfHigh };
 
 static constexpr int64_t record_row_bytes(Activations kind) { return kind == Activations::floats ? 128 : 64; }
+static constexpr int64_t kBf16RecordRowBytes = 72;
 static constexpr int64_t records(int64_t cols) { return (cols + 31) / 32; }
 
 }  // namespace membound

@@ -3,15 +3,36 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "kernels.h"
 
 namespace membound {
+
+namespace {
+
+// Tile registers are a process's only after it asked for them; its threads, of before and after, then have them too.
+bool may_use_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr long kAsk = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA
+    static const bool may = syscall(SYS_arch_prctl, kAsk, kTileData) == 0;
+    return may;
+#else
+    return false;
+#endif
+}
+
+}  // namespace
 
 const char* name(Isa isa) {
     switch (isa) {
         case Isa::portable: return "portable";
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
+        case Isa::amx: return "amx";
     }
     return "";
 }
@@ -27,7 +48,10 @@ std::vector<Isa> supported_isas() {
                         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
                         __builtin_cpu_supports("avx512vbmi");
     if (avx2) found.push_back(Isa::avx2);
+    const bool amx = avx512 && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
+                     __builtin_cpu_supports("amx-bf16") && may_use_tiles();
     if (avx512) found.push_back(Isa::avx512);
+    if (amx) found.push_back(Isa::amx);
 #endif
     return found;
 }
@@ -47,6 +71,7 @@ Isa choose_isa(const std::string& wanted) {
 
 const VectorKernels& vector_kernels(Isa isa) {
 #if defined(__x86_64__)
+    if (isa == Isa::amx) return vector_amx();
     if (isa == Isa::avx512) return vector_avx512();
     if (isa == Isa::avx2) return vector_avx2();
 #endif
@@ -56,6 +81,7 @@ const VectorKernels& vector_kernels(Isa isa) {
 
 const MatmulKernels& matmul_kernels(Isa isa) {
 #if defined(__x86_64__)
+    if (isa == Isa::amx) return matmul_amx();
     if (isa == Isa::avx512) return matmul_avx512();
     if (isa == Isa::avx2) return matmul_avx2();
 #endif

@@ -8,7 +8,7 @@
 
 namespace membound {
 
-enum class Isa { portable, avx2, avx512 };
+enum class Isa { portable, avx2, avx512, amx };
 
 const char* name(Isa isa);
 

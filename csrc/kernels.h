@@ -71,6 +71,7 @@ struct MatmulKernels {
 const MatmulKernels& matmul_portable();
 const MatmulKernels& matmul_avx2();
 const MatmulKernels& matmul_avx512();
+const MatmulKernels& matmul_amx();
 const MatmulKernels& matmul_kernels(Isa isa);
 
 }  // namespace membound

@@ -10,6 +10,7 @@ namespace {
 #include "prepare.inc"
 #include "matmul.inc"
 #include "panel.inc"
+#include "panel_dots.inc"
 #include "matmul_table.inc"
 }  // namespace
 }  // namespace membound::avx512

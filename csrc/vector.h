@@ -97,5 +97,6 @@ struct VectorKernels {
 const VectorKernels& vector_portable();
 const VectorKernels& vector_avx2();
 const VectorKernels& vector_avx512();
+const VectorKernels& vector_amx();
 
 }  // namespace membound

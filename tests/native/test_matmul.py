@@ -120,17 +120,22 @@ def emulated(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The numeric scheme in NumPy: products (m, rows), and the sums of their terms' magnitudes.
 
-    Of each 32 activations the quad with the greatest magnitude has 14 bits and a sign, the others 7.
+    Of each 32 activations the quad with the greatest magnitude has eight significant bits of 14, the others seven bits.
     """
     m, cols = x.shape
     quants, scales, mins = split_weights(kind, data, cols)
     step = cols // scales.shape[1]
     blocks = x.reshape(m, -1, 32)
-    quads = np.sort(np.abs(blocks).reshape(m, -1, 8, 4).max(axis=3), axis=2)
+    in_quads = np.abs(blocks).reshape(m, -1, 8, 4).max(axis=3)
+    quads = np.sort(in_quads, axis=2)
     most = np.maximum(quads[..., -2:-1], quads[..., -1:] / np.float32(128))
     dx = most / np.float32(127)
     inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
     ints = np.rint(blocks * inverse).astype(np.float64)
+    _, exponents = np.frexp(ints)
+    steps = 2.0 ** np.maximum(exponents - 8, 0)
+    wide = np.repeat(np.arange(8) == in_quads.argmax(axis=2)[..., None], 4, axis=2)
+    ints = np.where(wide, np.rint(ints / steps) * steps, ints)
     sums = (dx[..., 0] * ints.sum(axis=2).astype(np.float32)).astype(np.float32)
     ints = ints.reshape(m, cols)
     total = np.zeros((m, len(data)), np.float32)
