@@ -120,7 +120,8 @@ def emulated(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The numeric scheme in NumPy: products (m, rows), and the sums of their terms' magnitudes.
 
-    Of each 32 activations the quad with the greatest magnitude has eight significant bits of 14, the others seven bits.
+    Of each 32 activations the quad with the greatest magnitude has eight significant bits of 14, the others
+    seven bits.
     """
     m, cols = x.shape
     quants, scales, mins = split_weights(kind, data, cols)
