@@ -78,7 +78,6 @@ enum High { kWholeHigh, kFirstHalfHigh, kSecondHalfHigh };
 
 static constexpr int64_t record_row_bytes(Activations kind) { return kind == Activations::floats ? 128 : 64; }
 static constexpr int64_t kBf16RecordRowBytes = 72;
-static constexpr bool on_amx(int64_t m) { return m >= 32; }  // with fewer rows, making bf16s of weights takes too long
 static constexpr int64_t records(int64_t cols) { return (cols + 31) / 32; }
 
 }  // namespace membound

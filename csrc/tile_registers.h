@@ -1,0 +1,34 @@
+// The tile registers of AMX, in use for as long as this lives. Only what is compiled for AMX includes it.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace membound::amx {
+namespace {
+
+// Registers 0 to 3 hold sums of 16 rows with 16 columns; 4 and 5 the first factors, of 16 rows; 6 and 7 the second ones,
+// lines of 16 columns.
+struct TileRegisters {
+    // The first factors' rows have `row_bytes`, the second factors a line for each four of these.
+    inline explicit TileRegisters(int row_bytes) {
+        struct {
+            uint8_t palette = 1, start = 0, unused[14] = {};
+            uint16_t row_bytes[16] = {};
+            uint8_t rows[16] = {};
+        } shapes;
+        for (int i = 0; i < 8; ++i) {
+            shapes.rows[i] = static_cast<uint8_t>(i < 6 ? 16 : row_bytes / 4);
+            shapes.row_bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? row_bytes : 64);
+        }
+        // Not by its intrinsic: gcc 12 takes that to read eight bytes, and drops what fills the others.
+        asm volatile("ldtilecfg %0" : : "m"(shapes));
+    }
+    inline ~TileRegisters() { _tile_release(); }
+    TileRegisters(const TileRegisters&) = delete;
+    TileRegisters& operator=(const TileRegisters&) = delete;
+};
+
+}  // namespace
+}  // namespace membound::amx
