@@ -53,6 +53,8 @@ def test_what_does_not_fit_is_refused(llm: LLM) -> None:
         LLM("smollm2", context=10**9)
     with pytest.raises(InputError, match="lower the context or give the cache more memory"):
         LLM("smollm2", context=2048, kv_memory=1_000_000)
+    with pytest.raises(InputError, match="threads = 1025: this process may use"):
+        LLM("smollm2", threads=1025)
     with pytest.raises(InputError, match="more than the"):
         LLM("smollm2", kv_memory=10**15)
 

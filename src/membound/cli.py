@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from membound.errors import InputError, MemboundError
+from membound.hardware.cores import no_more_than_cores
 
 if TYPE_CHECKING:
     from membound.serving.sampling import Sampling
@@ -35,20 +36,12 @@ Model = Annotated[
 ]
 
 
-def _no_more_than_cores(threads: int | None) -> int | None:
-    """Threads spin while they wait: more of them than cores would hold each other up for minutes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads is not None and threads > cores:
-        raise InputError(f"--threads {threads}: this process may use {cores} cores")
-    return threads
-
-
 Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
         min=1,
-        callback=_no_more_than_cores,
+        callback=no_more_than_cores,
         help="Threads; by default all cores this process may use.",
     ),
 ]

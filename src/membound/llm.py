@@ -19,6 +19,7 @@ from typing import Any
 from membound.errors import InputError, RunError
 from membound.executors.cache_size import cache_blocks
 from membound.executors.native import NativeExecutor, default_kv_type
+from membound.hardware.cores import no_more_than_cores
 from membound.models.pull import resolve_model
 from membound.models.tokenizer import Tokenizer
 from membound.models.weights import open_weights
@@ -48,8 +49,10 @@ class LLM:
         `context`: the most tokens of one sequence; by default the model's, or what fits. `kv_memory`: bytes
         of KV cache; by default what `max_running` sequences can fill, up to half of the free memory.
         `max_step_tokens` bounds a step, and so how long a prompt can hold up the others. `progress` is told
-        the bytes of weights that are packed. InputError where the model or the context cannot be served.
+        the bytes of weights that are packed. InputError where the model or the context cannot be served, or
+        there are fewer cores than `threads`.
         """
+        no_more_than_cores(threads)
         self.path = resolve_model(str(model))
         self.weights = open_weights(self.path)
         architecture = self.weights.architecture

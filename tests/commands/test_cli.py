@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from membound import cli
+from membound import _core, cli
 from membound.hardware import probe
 from tests.real_models import real_model
 
@@ -15,8 +15,7 @@ from tests.real_models import real_model
 @pytest.fixture(autouse=True)
 def quick_probes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Shorter loops: these tests read what is printed, not how quick the machine is. And not for keeps."""
-    kept = tmp_path_factory.getbasetemp() / "roofs.json"
-    monkeypatch.setattr(probe, "cache_file", lambda: kept)
+    monkeypatch.setattr(probe, "cache_folder", tmp_path_factory.getbasetemp)
     monkeypatch.setattr(probe, "WORKING_SETS", (16 * probe.MIB, 64 * probe.MIB))
 
 
@@ -152,9 +151,13 @@ def test_demo_places_each_phase_and_draws_it(terminal: Terminal, smollm2: str, t
     assert {path.name for path in tmp_path.iterdir()} == {"roofline.png", "roofline.html"}
 
 
-def test_probe_tells_every_roof(terminal: Terminal) -> None:
+def test_probe_tells_every_roof(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(probe, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(_core, "default_threads", lambda: 2)
     answer = terminal.json("probe", "--threads", "1")
     assert answer["cores"] == 1
+    assert probe.cached(1) is not None
+    assert probe.cached() is None, "what one thread can do is not what the machine can"
     assert answer["read_bandwidth_bytes_per_s"] > 1e8
     assert answer["peak_flops_per_s"]["fp32"] > 1e8
     for precision, ridge in answer["ridge_flops_per_byte"].items():
@@ -173,7 +176,7 @@ def test_probe_tells_every_roof(terminal: Terminal) -> None:
         (("speed", "smollm2", "--batch", "some"), "--batch"),
         (("speed", "smollm2", "--kv-memory", "lots"), "--kv-memory"),
         (("run", "no-such-model", "x"), "no-such-model"),
-        (("run", "smollm2", "x", "--threads", "99999"), "--threads 99999: this process may use"),
+        (("run", "smollm2", "x", "--threads", "99999"), "threads = 99999: this process may use"),
         (("run", "/no/such/file.gguf", "x"), "/no/such/file.gguf"),
     ],
 )

@@ -122,7 +122,7 @@ def test_this_machine_is_as_it_was_probed(tmp_path: Path, monkeypatch: pytest.Mo
     from membound.hardware import probe
 
     roofs = probe.Roofs("a processor", 2, "portable", ((1 << 25, 50e9), (1 << 28, 40e9)), {"fp32": 5e11}, 0.0)
-    monkeypatch.setattr(probe, "cached", lambda: roofs)
+    monkeypatch.setattr(probe, "cached", lambda threads: roofs)
     part = find("this").accelerator
     assert (part.name, part.bandwidth_bytes_per_s, part.native_rate("bf16")) == ("a processor", 40e9, "fp32")
     assert part.figure("memory_bytes") > 0

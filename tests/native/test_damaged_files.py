@@ -47,7 +47,7 @@ def test_damage_ends_in_one_line_or_in_text(
     path = whole.with_name("damaged.gguf")
     path.write_bytes(stored[: max(1, int(kept * len(stored)))])
     try:
-        llm = LLM(path, threads=2, kv_memory=1 << 22, max_running=2, max_step_tokens=16)
+        llm = LLM(path, kv_memory=1 << 22, max_running=2, max_step_tokens=16)
         found = llm.generate([[1, 2, 3], "ab <|im_end|>\n"], Sampling(max_tokens=3))
         assert all(len(one.token_ids) <= 3 for one in found)
     except MemboundError as error:

@@ -94,10 +94,10 @@ def expected_cost(model: str, threads: int | None, *, quiet: bool) -> "StepCost"
     from membound.hardware.probe import cached, probe
     from membound.models.pull import resolve_model
 
-    if cached() is None:
+    if cached(threads) is None:
         with status("probing this machine, once", quiet=quiet) as say:
             probe(threads=threads, progress=say)
-    return deployment(str(resolve_model(model)), "this", engine=ENGINE).cost
+    return deployment(str(resolve_model(model)), "this", engine=ENGINE, threads=threads).cost
 
 
 def stream(

@@ -66,14 +66,16 @@ def deployment(
     skew: float | None = None,
     ideal: bool = False,
     calibration: Calibration | None = None,
+    threads: int | None = None,
 ) -> Deployment:
     """From the options of a command; InputError for what cannot be.
 
-    Without `tp` a counted node (`8xh100-sxm`) without a layout is used whole, tensor parallel.
+    Without `tp` a counted node (`8xh100-sxm`) without a layout is used whole, tensor parallel. `threads`: of
+    this machine, where it is the hardware; None is all cores.
     """
     if skew is not None and not 0 <= skew < float("inf"):
         raise InputError(f"--skew must be 0 or more, it is {skew}")
-    known, cluster = dimensions_of(model), find(hardware)
+    known, cluster = dimensions_of(model), find(hardware, threads)
     if tp is None:
         alone = pp == ep == dp == 1
         tp = cluster.count if alone and cluster.count is not None else 1
@@ -82,7 +84,7 @@ def deployment(
         raise InputError(f"{cluster.name} has {cluster.count} accelerators, the layout needs {shape.ranks}")
     formats = precisions(known, weights, kv, activations)
     if cluster.accelerator.id == "this":
-        cluster = replace(cluster, accelerator=this_machine(_stored_bytes(known, formats)))
+        cluster = replace(cluster, accelerator=this_machine(_stored_bytes(known, formats), threads))
     if calibration is None:
         calibration = IDEAL if ideal else fitted()
         if cluster.accelerator.id == "this" and engine == ENGINE and not ideal:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.costs.calibration import ByRows, Calibration, Efficiency
-from membound.hardware.probe import cache_file, processor_name
+from membound.hardware.probe import cache_folder, processor_name
 
 ENGINE = "membound"
 UNPACK = 8.0  # rows' worth of arithmetic that unpacking a weight is thought to cost before it is measured
@@ -69,7 +69,7 @@ class Parameters:
 
 def parameters_file() -> Path:
     """Where the parameters of this machine are kept for `--on this`."""
-    return cache_file().with_name("this_machine.json")
+    return cache_folder() / "this_machine.json"
 
 
 def remember(

@@ -37,11 +37,11 @@ _TOML_TABLES = {
 }
 
 
-def find(name: str) -> Cluster:
+def find(name: str, threads: int | None = None) -> Cluster:
     """The hardware that `--on` names: an id (`h100-sxm`), a count of it (`8xh100-sxm`), or a TOML file.
 
     A what-if is found by its file's name (`flash-b200`); `this` is this machine as it was last
-    probed, or is now. Unknown names are refused with the nearest ones.
+    probed with so many threads, or is now. Unknown names are refused with the nearest ones.
     """
     counted = re.fullmatch(r"(\d+)x(.+)", name.strip())
     count = int(counted[1]) if counted else None
@@ -51,7 +51,7 @@ def find(name: str) -> Cluster:
     if part.lower().endswith(".toml"):
         return Cluster(read_toml(Path(part)), count)
     if part.lower() == "this":
-        return Cluster(this_machine(), count)
+        return Cluster(this_machine(threads=threads), count)
     known = accelerators()
     if part.lower() in known:
         return Cluster(known[part.lower()], count)
@@ -62,15 +62,15 @@ def find(name: str) -> Cluster:
     raise InputError(f"unknown hardware '{part}': {hint}`membound hardware` lists them; or give a TOML file")
 
 
-def this_machine(working_set: int | None = None) -> Accelerator:
-    """One node of one: its measured roofs stand where a data sheet's peaks would.
+def this_machine(working_set: int | None = None, threads: int | None = None) -> Accelerator:
+    """One node of one: its measured roofs stand where a data sheet's peaks would, those of so many threads.
 
     It reads as fast as a working set of that many bytes is read, some of which caches may keep; None is
     beyond them.
     """
     from membound.hardware.probe import cached, probe  # brings the kernels: only where they are asked for
 
-    roofs = cached() or probe()
+    roofs = cached(threads) or probe(threads=threads)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Accelerator(
         id="this",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from membound import _core
 from membound.errors import RunError
+from membound.hardware.cores import no_more_than_cores
 from membound.hardware.memory import available_memory
 
 MIB = 2**20
@@ -76,7 +77,10 @@ def probe(
     seconds: float = 0.2,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Roofs:
-    """Measure all roofs, about three seconds at the default, and remember them for predictions."""
+    """Measure all roofs, about three seconds at the default, and remember them for predictions of as many
+    threads; InputError where there are fewer cores.
+    """
+    no_more_than_cores(threads)
     bandwidths = []
     for size in WORKING_SETS:
         if size > available_memory() // 4:
@@ -98,26 +102,30 @@ def probe(
     return roofs
 
 
-def cache_file() -> Path:
-    home = os.environ.get("MEMBOUND_CACHE") or Path.home() / ".cache" / "membound"
-    return Path(home) / "roofs.json"
+def cache_folder() -> Path:
+    return Path(os.environ.get("MEMBOUND_CACHE") or Path.home() / ".cache" / "membound")
+
+
+def _cache_file(threads: int) -> Path:
+    return cache_folder() / f"roofs-{threads}.json"
 
 
 def remember(roofs: Roofs) -> None:
     """Keep for later predictions; a cache that cannot be written is not worth failing for."""
+    target = _cache_file(roofs.cores)
     try:
-        cache_file().parent.mkdir(parents=True, exist_ok=True)
-        partial = cache_file().with_suffix(f".{os.getpid()}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(asdict(roofs)))
-        partial.replace(cache_file())
+        partial.replace(target)
     except OSError:
         return
 
 
-def cached() -> Roofs | None:
-    """The roofs of the last probe on this processor, or None."""
+def cached(threads: int | None = None) -> Roofs | None:
+    """The roofs of the last probe on this processor with so many threads, or None."""
     try:
-        kept = json.loads(cache_file().read_text())
+        kept = json.loads(_cache_file(threads or _core.default_threads()).read_text())
         kept["bandwidths"] = tuple((int(size), float(rate)) for size, rate in kept["bandwidths"])
         roofs = Roofs(**kept)
     except (OSError, ValueError, TypeError, KeyError):
