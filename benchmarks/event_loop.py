@@ -28,6 +28,7 @@ from membound.server.served import Served
 from membound.server.settings import Settings
 
 TIMES = 5
+LOOK_S = 0.0005  # a figure may be so much too high
 
 
 def properties(count: int) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def kinds(vocabulary: int) -> dict[str, tuple[str, dict[str, Any]]]:
             {"prompt": "Hi.", "logit_bias": {str(n): -1 for n in range(min(30_000, vocabulary))}, **few},
         ),
         "a prompt of 900 KB, too long": (text, {"prompt": "word " * 180_000, **few}),
-        "a prompt of 100,000 ids, too long": (text, {"prompt": list(range(1, 50_001)) * 2, **few}),
+        "a prompt of 65,000 ids, too long": (text, {"prompt": [*range(1, 45_001), *range(20_000)], **few}),
+        "a prompt of 110,000 ids, refused": (text, {"prompt": list(range(1, 55_001)) * 2, **few}),
         "64 prompts": (text, {"prompt": [f"Number {n}" for n in range(64)], **few}),
         "30,000 prompts, refused": (text, {"prompt": ["x"] * 30_000, **few}),
         "a chat of 5,000 messages, too long": (chat, {"messages": said * 5_000, **few}),
@@ -80,7 +82,7 @@ def kinds(vocabulary: int) -> dict[str, tuple[str, dict[str, Any]]]:
             text,
             {"prompt": "x", "metadata": [[n] for n in range(100_000)], **few},
         ),
-        "100,000 ids of which the last is a text": (text, {"prompt": [*range(1, 100_000), "x"], **few}),
+        "65,000 ids of which the last is a text": (text, {"prompt": [*range(1, 65_000), "x"], **few}),
     }
 
 
@@ -118,7 +120,7 @@ def main() -> None:
     guide = Guide(llm.tokenizer, llm.weights.architecture.vocab)
     roof = ruler_of(llm, None).roof()
     served = Served.of(asked.model, llm.engine, llm.tokenizer, meter, roof, Settings(), guide)
-    watch = Watch()
+    watch = Watch(LOOK_S)
 
     def heavy(port: int) -> None:
         for name, (path, body) in kinds(llm.engine.vocabulary or 1000).items():

@@ -37,7 +37,6 @@ from membound.server.served import Served
 from membound.server.settings import Settings
 
 ASKED_WORK_S, ASKED_PAGE = 0.005, 0.01
-LOOK_S = 0.002
 
 
 def whole_steps(llm: LLM, batch: int, since: int) -> float:
@@ -55,18 +54,23 @@ def _whole(record: Any, batch: int) -> bool:
 class Watch:
     """The event loop: by how much it was late, how long its own work took, and the page's part of that."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_s: float = 0.002) -> None:
+        self.look_s = look_s
         self.late_s: list[float] = []
         self.work_s: list[float] = []  # from look to look; more than that nothing waited for it
         self.frames_s = 0.0
 
-    async def look(self) -> None:
+    def look(self) -> None:
+        """From now on, in the event loop that runs: as a timer, which nothing stands before."""
         loop = asyncio.get_running_loop()
-        while True:
-            due, worked = loop.time() + LOOK_S, time.thread_time()
-            await asyncio.sleep(LOOK_S)
+        due, worked = loop.time() + self.look_s, time.thread_time()
+
+        def again() -> None:
             self.late_s.append(loop.time() - due)
             self.work_s.append(time.thread_time() - worked)
+            self.look()
+
+        loop.call_later(self.look_s, again)
 
     def time_frames(self, page: feed.Feed) -> None:
         """From now on."""
@@ -130,10 +134,9 @@ def main() -> None:
 def serve_watched(app: FastAPI, served: Served, watch: Watch, work: Callable[[int], None]) -> None:
     """Serve until work(port) is done in a thread of its own; the watch looks at the event loop meanwhile."""
     starting = app.router.lifespan_context
-    looking: list[asyncio.Future[None]] = []
 
     def started(app: FastAPI) -> Any:
-        looking.append(asyncio.ensure_future(watch.look()))
+        watch.look()
         return starting(app)
 
     app.router.lifespan_context = started

@@ -81,7 +81,7 @@ def test_a_bare_config_and_a_folder(tmp_path: Path) -> None:
 
 def test_this_machine_runs_this_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     roofs = probe.Roofs("a processor", 2, "portable", ((1 << 25, 50e9), (1 << 30, 40e9)), {"fp32": 5e11}, 0.0)
-    monkeypatch.setattr(probe, "cached", lambda: roofs)
+    monkeypatch.setattr(probe, "cached", lambda threads: roofs)
     assert answer("roofline", "Qwen2.5-0.5B-Instruct", "--on", "this")["engine"] == "membound"
     assert answer("roofline", "Qwen2.5-0.5B-Instruct", "--on", "l4")["engine"] == "vllm"
 

@@ -13,7 +13,7 @@ from membound.measuring.ruler import Ruler
 from membound.measuring.step_work import StepWork
 from membound.server.app import create_app
 from membound.server.guidance import Guide
-from membound.server.run import listen
+from membound.server.run import configured, listen
 from membound.server.served import Served
 from membound.server.settings import Settings
 
@@ -37,8 +37,7 @@ def listening(served: Served) -> Iterator[str]:
     """The address of a server in a thread of its own; afterwards nothing of it is left."""
     listener = listen("127.0.0.1", 0)
     app = create_app(served)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configured(app))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
     thread.start()
     while not server.started:

@@ -20,7 +20,7 @@ import uvicorn
 from membound import LLM
 from membound.server.app import create_app
 from membound.server.log import MOST_WAITING, Lines
-from membound.server.run import DrainingServer, listen
+from membound.server.run import DrainingServer, Line, listen
 from membound.server.served import Served
 from membound.server.settings import Settings
 from tests.server.conftest import Live
@@ -102,6 +102,36 @@ def test_a_body_without_a_length_is_measured_as_it_comes(live: Live) -> None:
     connection.send(b"0\r\n\r\n")
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_a_body_of_more_parts_than_can_be_read_at_once_is_refused(live: Live) -> None:
+    nested = {"prompt": "x", "metadata": [[n] for n in range(40_000)]}
+    status, refused = ask(live.url, "POST", "/v1/completions", nested)
+    assert (status, refused["error"]["type"]) == (413, "invalid_request_error")
+    assert "the body holds 40004 arrays, objects and members" in refused["error"]["message"]
+    status, refused = ask(live.url, "POST", "/v1/completions", {"prompt": [1] * 100_010})
+    assert "the body holds 100009 items; this server takes 65536" in refused["error"]["message"]
+    text = "[{" * 40_000  # the same in a text is none
+    assert ask(live.url, "POST", "/tokenize", {"prompt": text})[0] == 200
+    status, refused = ask(live.url, "POST", "/v1/completions", {"prompt": [1] * 65_000})
+    assert "the prompt has 65000 tokens" in refused["error"]["message"]
+
+
+def test_a_client_that_is_slow_gets_all_in_its_order(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[bool] = []
+
+    def free(line: Line) -> bool:
+        ways.append(len(ways) % 3 == 0)
+        return ways[-1]
+
+    whole = ask(live.url, "POST", "/v1/completions", {**LONG, "max_tokens": 60})[1]["choices"][0]
+    monkeypatch.setattr(Line, "free", property(free))
+    text = ask(live.url, "POST", "/v1/completions", {**LONG, "max_tokens": 60, "stream": True})[1]
+    events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    assert "".join(event["choices"][0]["text"] for event in events) == whole["text"]
+    assert events[-1]["choices"][0]["finish_reason"] == "length"
+    assert text.endswith("data: [DONE]\n\n")
+    assert {True, False} == set(ways), "some went straight, some did not"
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:

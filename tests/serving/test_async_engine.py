@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from membound.errors import InputError, RunError
-from membound.serving.async_engine import AsyncEngine
+from membound.serving import async_engine
+from membound.serving.async_engine import AsyncEngine, Job
 from membound.serving.clock import Wall
-from membound.serving.engine import Engine
+from membound.serving.engine import Engine, Event
 from membound.serving.sampling import Sampling
 from membound.serving.scheduler import Scheduler
 from membound.serving.step import Outcome, Step
@@ -68,6 +69,67 @@ def test_leaving_early_aborts(served: AsyncEngine) -> None:
         raise AssertionError("the blocks never came back")
 
     asyncio.run(main())
+
+
+def test_what_a_sink_does_not_take_comes_from_the_stream(served: AsyncEngine) -> None:
+    async def main(fail_at: int | None) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+
+        def sink(events: list[tuple[int, Event]]) -> bool:
+            if len(found) == fail_at:
+                raise ValueError("the sink is full")
+            if len(found) % 3 == 2:
+                return False
+            found.extend(("sunk", token) for _, event in events for token in event.token_ids)
+            return True
+
+        async with served.open([Job([3] * 20, limited(10))]) as stream:
+            stream.divert(sink)
+            async for events in stream:
+                found.extend(("given", token) for _, event in events for token in event.token_ids)
+        return found
+
+    found = asyncio.run(main(None))
+    assert [token for _, token in found] == continuation([3] * 20, 10)
+    assert {way for way, _ in found} == {"sunk", "given"}
+    with pytest.raises(ValueError, match="the sink is full"):
+        asyncio.run(main(4))
+
+
+def test_news_of_many_streams_take_several_turns_and_keep_their_order(
+    served: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(async_engine, "STREAMS_A_TURN", 3)
+    turns = [0]
+    most = [0]
+
+    async def main() -> list[list[int]]:
+        async def one(n: int) -> list[int]:
+            tokens: list[int] = []
+
+            def sink(events: list[tuple[int, Event]]) -> bool:
+                turns[0] += 1
+                most[0] = max(most[0], turns[0])
+                tokens.extend(token for _, event in events for token in event.token_ids)
+                return True
+
+            async with served.open([Job([n] * 20, limited(8))]) as stream:
+                stream.divert(sink)
+                assert [events async for events in stream] == []
+            return tokens
+
+        async def look() -> None:
+            while True:
+                turns[0] = 0
+                await asyncio.sleep(0)
+
+        looking = asyncio.create_task(look())
+        found = await asyncio.gather(*(one(n) for n in range(10)))
+        looking.cancel()
+        return found
+
+    assert asyncio.run(main()) == [continuation([n] * 20, 8) for n in range(10)]
+    assert 1 < most[0] <= 2 * 3, "at most two turns lie between two looks"
 
 
 def test_what_cannot_be_served_is_refused_in_the_stream(served: AsyncEngine) -> None:

@@ -22,7 +22,6 @@ from membound.server.log import RequestLog, logger
 from membound.server.served import Served
 from membound.server.settings import Settings
 from membound.server.streams import ClientGoneError
-from membound.server.turns import Turns
 
 LOOK_S = 0.5
 
@@ -48,6 +47,7 @@ def create_app(served: Served) -> FastAPI:
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     app.state.served = served
     app.state.feed = feed.Feed(served)
+    app.state.reading = asyncio.Lock()  # of large bodies: one between two looks of the loop at its sockets
     for part in (completions, chat, about, feed):
         app.include_router(part.router)
     app.add_exception_handler(ApiError, api_error)
@@ -65,7 +65,6 @@ def create_app(served: Served) -> FastAPI:
             allow_headers=["*"],
         )
     app.add_middleware(RequestLog, now=served.ledger.now)
-    app.add_middleware(Turns)
     return app
 
 

@@ -1,5 +1,7 @@
 """POST /v1/chat/completions: a conversation in, the next message out."""
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import AsyncGenerator
@@ -13,14 +15,23 @@ from starlette.responses import Response
 from membound.server.answers import Gathered, chat_logprobs, usage_of
 from membound.server.errors import ApiError
 from membound.server.fields import GenerationFields
-from membound.server.generation import constrained, following
+from membound.server.generation import News, constrained, following
 from membound.server.guidance import grammar_of
 from membound.server.json_body import JsonRoute
 from membound.server.log import Told
 from membound.server.messages import Messages, for_template
 from membound.server.sampling import sampling_of
 from membound.server.served import Served
-from membound.server.streams import DONE, EventStream, TextEvent, sse, to_json, unless_gone
+from membound.server.streams import (
+    DONE,
+    EventStream,
+    Straight,
+    TextEvent,
+    sse,
+    straight,
+    to_json,
+    unless_gone,
+)
 from membound.server.tools import (
     Call,
     Function,
@@ -63,7 +74,7 @@ class Tools:
     parallel: bool = True
 
     @classmethod
-    def of(cls, fields: ChatFields, template: str) -> "Tools":
+    def of(cls, fields: ChatFields, template: str) -> Tools:
         choice = fields.tool_choice
         if fields.tools is None:
             if choice not in (None, "none"):
@@ -138,7 +149,8 @@ async def chat_completions(fields: ChatFields, request: Request) -> Response:
     }
     turn = Turn(served, job, tools, head, told)
     if fields.stream:
-        return EventStream(_streamed(turn, include_usage=fields.include_usage), told.send)
+        chunks = _streamed(turn, straight(request), include_usage=fields.include_usage)
+        return EventStream(chunks, told)
     return Response(await unless_gone(request, _whole(turn)), media_type="application/json")
 
 
@@ -194,7 +206,9 @@ async def _whole(turn: Turn) -> bytes:
     return await asyncio.to_thread(body)
 
 
-async def _streamed(turn: Turn, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+async def _streamed(
+    turn: Turn, straight: Straight | None, *, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
     extra = {"usage": None} if include_usage else {}
     reader = turn.tools.reader()
     role = {"role": "assistant", "content": ""}
@@ -204,26 +218,31 @@ async def _streamed(turn: Turn, *, include_usage: bool) -> AsyncGenerator[bytes,
         return {**turn.head, "choices": [choice], **extra}
 
     plain = TextEvent(lambda text: chunk({"content": text}, None, None))
+
+    def render(events: News) -> bytes:
+        nonlocal role
+        chunks = []
+        for _, event in events:
+            before = reader.calls
+            text, calls = reader.push(event.text, last=event.finish_reason is not None)
+            logprobs = None
+            if event.logprobs is not None:
+                logprobs = chat_logprobs(turn.served.text, event.token_ids, event.logprobs)
+            delta = _delta(text, calls, before)
+            reason = turn.finish_reason(event, reader.calls)
+            if role or calls or reason or logprobs:
+                if delta or reason or logprobs:
+                    chunks.append(sse(chunk({**role, **delta}, logprobs, reason)))
+                    role = {}
+            elif text:
+                chunks.append(plain.of(text))
+        return b"".join(chunks)
+
     async with following(turn.served, turn.told, [turn.job]) as news:
+        part = news.through(render, straight)
         async for events in news.stream:
-            news.take(events)
-            chunks = []
-            for _, event in events:
-                before = reader.calls
-                text, calls = reader.push(event.text, last=event.finish_reason is not None)
-                logprobs = None
-                if event.logprobs is not None:
-                    logprobs = chat_logprobs(turn.served.text, event.token_ids, event.logprobs)
-                delta = _delta(text, calls, before)
-                reason = turn.finish_reason(event, reader.calls)
-                if role or calls or reason or logprobs:
-                    if delta or reason or logprobs:
-                        chunks.append(sse(chunk({**role, **delta}, logprobs, reason)))
-                        role = {}
-                elif text:
-                    chunks.append(plain.of(text))
-            if chunks:
-                yield b"".join(chunks)
+            if made := part(events):
+                yield made
     if include_usage:
         yield sse({**turn.head, "choices": [], "usage": usage_of(news.entries)})
     yield DONE

@@ -1,5 +1,7 @@
 """POST /v1/completions: text in, text out."""
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import AsyncGenerator
@@ -12,13 +14,22 @@ from starlette.responses import Response
 
 from membound.server.answers import Gathered, completion_logprobs, usage_of
 from membound.server.fields import GenerationFields, Ids, OnlyFalse, Texts
-from membound.server.generation import constrained, following
+from membound.server.generation import News, constrained, following
 from membound.server.guidance import grammar_of
 from membound.server.json_body import JsonRoute
 from membound.server.log import Told
 from membound.server.sampling import sampling_of
 from membound.server.served import Served
-from membound.server.streams import DONE, EventStream, TextEvent, sse, to_json, unless_gone
+from membound.server.streams import (
+    DONE,
+    EventStream,
+    Straight,
+    TextEvent,
+    sse,
+    straight,
+    to_json,
+    unless_gone,
+)
 from membound.serving.async_engine import Job
 
 router = APIRouter(route_class=JsonRoute)
@@ -49,7 +60,7 @@ async def completions(fields: CompletionFields, request: Request) -> Response:
     served.check_model(fields.model)
     if fields.logprobs is not None:
         served.check_logprobs()
-    served.admit()
+    served.admit(_count(fields.prompt))
     jobs = await asyncio.to_thread(_jobs, fields, served)
     served.admit(len(jobs))
     head = {
@@ -59,8 +70,9 @@ async def completions(fields: CompletionFields, request: Request) -> Response:
         "model": served.name,
     }
     if fields.stream:
-        chunks = _streamed(served, told, jobs, head, include_usage=fields.include_usage)
-        return EventStream(chunks, told.send)
+        usage = fields.include_usage
+        chunks = _streamed(served, told, jobs, head, straight(request), include_usage=usage)
+        return EventStream(chunks, told)
     body = await unless_gone(request, _whole(served, told, jobs, head))
     return Response(body, media_type="application/json")
 
@@ -73,6 +85,11 @@ def _jobs(fields: CompletionFields, served: Served) -> list[Job]:
         served.engine.engine.check(prompt, sampling)
     grammar = grammar_of(fields)
     return [Job(prompt, sampling, constrained(served, grammar)) for prompt in prompts]
+
+
+def _count(prompt: str | list[str] | list[int] | list[list[int]]) -> int:
+    """How many prompts these are."""
+    return 1 if isinstance(prompt, str) or isinstance(prompt[0], int) else len(prompt)
 
 
 def _prompts(fields: CompletionFields, served: Served) -> list[list[int]]:
@@ -112,7 +129,13 @@ async def _whole(served: Served, told: Told, jobs: list[Job], head: dict[str, An
 
 
 async def _streamed(
-    served: Served, told: Told, jobs: list[Job], head: dict[str, Any], *, include_usage: bool
+    served: Served,
+    told: Told,
+    jobs: list[Job],
+    head: dict[str, Any],
+    straight: Straight | None,
+    *,
+    include_usage: bool,
 ) -> AsyncGenerator[bytes, None]:
     extra = {"usage": None} if include_usage else {}
 
@@ -124,22 +147,26 @@ async def _streamed(
 
     plain = [TextEvent(partial(shown, index)) for index in range(len(jobs))]
     offsets = [0] * len(jobs)
+
+    def render(events: News) -> bytes:
+        chunks = []
+        for index, event in events:
+            logprobs = None
+            if event.logprobs is not None:
+                logprobs, offsets[index] = completion_logprobs(
+                    served.text, event.token_ids, event.logprobs, offsets[index]
+                )
+            if event.finish_reason or logprobs:
+                chunks.append(sse(chunk(_choice(index, event.text, event.finish_reason, logprobs))))
+            elif event.text:
+                chunks.append(plain[index].of(event.text))
+        return b"".join(chunks)
+
     async with following(served, told, jobs) as news:
+        part = news.through(render, straight)
         async for events in news.stream:
-            news.take(events)
-            chunks = []
-            for index, event in events:
-                logprobs = None
-                if event.logprobs is not None:
-                    logprobs, offsets[index] = completion_logprobs(
-                        served.text, event.token_ids, event.logprobs, offsets[index]
-                    )
-                if event.finish_reason or logprobs:
-                    chunks.append(sse(chunk(_choice(index, event.text, event.finish_reason, logprobs))))
-                elif event.text:
-                    chunks.append(plain[index].of(event.text))
-            if chunks:
-                yield b"".join(chunks)
+            if made := part(events):
+                yield made
     if include_usage:
         yield sse({**head, "choices": [], "usage": usage_of(news.entries)})
     yield DONE

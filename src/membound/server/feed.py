@@ -38,7 +38,7 @@ async def index() -> Response:
 async def events(request: Request) -> Response:
     """Frames as server-sent events."""
     feed: Feed = request.app.state.feed
-    return EventStream(feed.frames(), request.state.told.send)
+    return EventStream(feed.frames(), request.state.told)
 
 
 @router.get("/page/{name}", include_in_schema=False)

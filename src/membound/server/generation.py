@@ -1,7 +1,9 @@
 """Requests on the engine as one HTTP request sees them: admitted, followed, and dropped when it leaves."""
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from membound.errors import MemboundError
@@ -10,6 +12,7 @@ from membound.server.guidance import GrammarConstraint
 from membound.server.ledger import Entry
 from membound.server.log import Told
 from membound.server.served import Served
+from membound.server.streams import Straight
 from membound.serving.async_engine import Job, Stream
 from membound.serving.engine import Event
 
@@ -24,6 +27,9 @@ def constrained(served: Served, grammar: tuple[str, str] | None) -> GrammarConst
     return served.guide.constraint(*grammar)
 
 
+News = Sequence[tuple[int, Event]]  # of a step: which of the requests, and what came of it
+
+
 class Following:
     """The requests of one HTTP request. Each lot of events of `stream` is to be given to `take` at once."""
 
@@ -33,7 +39,7 @@ class Following:
         self._served = served
         self._jobs = jobs
 
-    def take(self, events: Sequence[tuple[int, Event]]) -> None:
+    def take(self, events: News) -> None:
         """Keep the accounts; ApiError where a request failed."""
         self._served.heard(events[0][1].now)
         for index, event in events:
@@ -43,6 +49,27 @@ class Following:
             constraint = self._jobs[index].constraint
             if isinstance(constraint, GrammarConstraint) and constraint.error:
                 raise ApiError(500, f"the grammar failed: {constraint.error}", code="grammar_failed")
+
+    def through(self, render: Callable[[News], bytes], straight: Straight | None) -> Callable[[News], bytes]:
+        """Have what `render` makes of events go straight to the client while it keeps up; returns what makes
+        a part of what the stream still gives.
+        """
+
+        def part(events: News) -> bytes:
+            self.take(events)
+            return render(events)
+
+        def sent(events: News) -> bool:
+            assert straight is not None
+            if not straight.free:
+                return False
+            if made := part(events):
+                straight.write(made)
+            return True
+
+        if straight is not None:
+            self.stream.divert(sent)
+        return part
 
 
 @asynccontextmanager

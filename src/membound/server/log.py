@@ -7,7 +7,7 @@ import queue
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +30,9 @@ class Told:
 
     id: str
     arrived: float  # on the engine's clock
-    send: Send  # the socket's own: for what is neither the begin nor the end of an answer
     asked: dict[str, Any] = field(default_factory=dict)
     entries: Sequence[Entry] = ()
+    rest: Callable[[Receive, Send], Awaitable[None]] | None = None  # of the answer, which is yet to be sent
 
     @classmethod
     def of(cls, request: Request, fields: GenerationFields) -> "Told":
@@ -76,7 +76,7 @@ class RequestLog:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         id = given if re.fullmatch(r"[\w.:-]{1,128}", given) else uuid.uuid4().hex
-        told = Told(id, self.now(), send)
+        told = Told(id, self.now())
         scope.setdefault("state", {})["told"] = told
         status = 0
         complete = False
@@ -92,7 +92,9 @@ class RequestLog:
 
         began = time.perf_counter()
         try:
-            await self.app(scope, receive, noted)
+            await self.app(dict(scope), receive, noted)  # a copy: what is put there goes with its users
+            if told.rest is not None:
+                await told.rest(receive, noted)
         finally:
             if not scope["path"].startswith(QUIET):
                 line = {

@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -12,6 +12,8 @@ from membound.serving.constraint import Constraint
 from membound.serving.engine import Engine, Event
 from membound.serving.request import GREEDY, Request
 from membound.serving.sampling import Sampling
+
+STREAMS_A_TURN = 64  # whose news are taken between two looks of an event loop at its sockets
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,11 @@ class Stream:
             for index, event in events: ...
     """
 
-    def __init__(self, engine: "AsyncEngine", jobs: Sequence[Job]) -> None:
+    def __init__(self, engine: "AsyncEngine", inlet: "_Inlet", jobs: Sequence[Job]) -> None:
         self._engine = engine
+        self._inlet = inlet
         self._jobs = jobs
-        self._loop = asyncio.get_running_loop()
+        self._sink: Callable[[list[tuple[int, Event]]], bool] | None = None
         self._pending: list[tuple[int, Event]] = []
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -52,9 +55,17 @@ class Stream:
 
     def abort(self) -> None:
         """Have the engine drop what has not ended, before its next step."""
+        self._sink = None
         if self._running:
             self._running = 0
             self._engine._post(lambda: self._engine._drop(self), quiet=True)
+
+    def divert(self, sink: Callable[[list[tuple[int, Event]]], bool]) -> None:
+        """Have `sink` take events as soon as they are in the event loop, without a turn of the task that
+        follows the stream. What it does not take, as it tells by False, the iterator gives, as ever; what it
+        raises, the iterator raises.
+        """
+        self._sink = sink
 
     def __aiter__(self) -> "Stream":
         return self
@@ -67,7 +78,7 @@ class Stream:
                 raise self._error
             if not self._running:
                 raise StopAsyncIteration
-            self._waiter = self._loop.create_future()
+            self._waiter = self._inlet.loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -78,13 +89,49 @@ class Stream:
 
     def _put(self, news: list[tuple[int, Event]], error: Exception | None) -> None:
         """In the event loop: what came of a step."""
+        if self._sink is not None and news and not self._pending:
+            try:
+                if self._sink(news):
+                    for _, event in news:
+                        if event.finish_reason is not None:
+                            self._running -= 1
+                    if self._running and error is None:
+                        return
+                    news = []
+            except Exception as problem:
+                news, error = [], problem
         self._pending += news
         self._error = error or self._error
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 
-_News = list[tuple[Stream, list[tuple[int, Event]], Exception | None]]
+_Item = tuple[Stream, list[tuple[int, Event]], Exception | None]
+
+
+class _Inlet:
+    """News on their way into one event loop: one call for all of a step, taken in turns of some streams."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._items: deque[_Item] = deque()
+        self._due = False  # whether the loop will look
+
+    def put(self, items: Iterable[_Item]) -> None:
+        """In any thread; RuntimeError where the loop is closed."""
+        self._items.extend(items)
+        if not self._due:
+            self._due = True
+            self.loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        for _ in range(min(STREAMS_A_TURN, len(self._items))):
+            stream, events, error = self._items.popleft()
+            stream._put(events, error)
+        self._due = False
+        if self._items:  # also what was put just now by who thought that the loop would look
+            self._due = True
+            self.loop.call_soon(self._take)
 
 
 class AsyncEngine:
@@ -95,6 +142,7 @@ class AsyncEngine:
         self._condition = threading.Condition()
         self._inbox: list[Callable[[], None]] = []  # what to do before the next step
         self._streams: dict[Request, tuple[Stream, int]] = {}
+        self._inlets: dict[asyncio.AbstractEventLoop, _Inlet] = {}
         self._closed: str | None = None  # why no more requests are taken
         self._thread = threading.Thread(target=self._run, name="membound-engine", daemon=True)
         self._thread.start()
@@ -106,7 +154,12 @@ class AsyncEngine:
 
     def open(self, jobs: Sequence[Job]) -> Stream:
         """A stream of these requests, which begin when it is entered."""
-        return Stream(self, jobs)
+        loop = asyncio.get_running_loop()
+        inlet = self._inlets.get(loop)
+        if inlet is None:
+            self._inlets = {old: kept for old, kept in self._inlets.items() if not old.is_closed()}
+            inlet = self._inlets[loop] = _Inlet(loop)
+        return Stream(self, inlet, jobs)
 
     async def stream(
         self, prompt: str | Sequence[int], sampling: Sampling = GREEDY
@@ -192,20 +245,15 @@ class AsyncEngine:
         _deliver([(stream, [], RunError(self._closed)) for stream in streams])
 
 
-def _deliver(news: _News) -> list[Stream]:
-    """Hand events to their event loops, one call each; the streams whose loop is gone."""
-    by_loop: dict[asyncio.AbstractEventLoop, _News] = defaultdict(list)
-    for item in news:
-        by_loop[item[0]._loop].append(item)
+def _deliver(items: Iterable[_Item]) -> list[Stream]:
+    """Hand news to their event loops; the streams whose loop is gone."""
+    by_inlet: dict[_Inlet, list[_Item]] = defaultdict(list)
+    for item in items:
+        by_inlet[item[0]._inlet].append(item)
     lost: list[Stream] = []
-    for loop, items in by_loop.items():
+    for inlet, its in by_inlet.items():
         try:
-            loop.call_soon_threadsafe(_put_all, items)
+            inlet.put(its)
         except RuntimeError:  # the loop is closed
-            lost += [stream for stream, _, _ in items]
+            lost += [stream for stream, _, _ in its]
     return lost
-
-
-def _put_all(items: _News) -> None:
-    for stream, events, error in items:
-        stream._put(events, error)
