@@ -124,9 +124,9 @@ def test_a_client_that_is_slow_gets_all_in_its_order(live: Live, monkeypatch: py
         ways.append(len(ways) % 3 == 0)
         return ways[-1]
 
-    whole = ask(live.url, "POST", "/v1/completions", {**LONG, "max_tokens": 60})[1]["choices"][0]
+    whole = ask(live.url, "POST", "/v1/completions", {**LONG, "max_tokens": 20})[1]["choices"][0]
     monkeypatch.setattr(Line, "free", property(free))
-    text = ask(live.url, "POST", "/v1/completions", {**LONG, "max_tokens": 60, "stream": True})[1]
+    text = ask(live.url, "POST", "/v1/completions", {**LONG, "max_tokens": 20, "stream": True})[1]
     events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
     assert "".join(event["choices"][0]["text"] for event in events) == whole["text"]
     assert events[-1]["choices"][0]["finish_reason"] == "length"
