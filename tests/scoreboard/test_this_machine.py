@@ -52,7 +52,7 @@ def test_parameters_are_found_again(true: Parameters) -> None:
     """Also those of kernels that take rows in groups, of steps that were not timed as well."""
     machine = replace(ASKED, calibration=true.applied(ASKED.calibration))
     samples = samples_of(machine)
-    found = fit_steps(ASKED, samples)
+    found = fit_steps(ASKED, samples, Parameters())
     fitted = replace(ASKED, calibration=found.applied(ASKED.calibration))
     assert median_error(fitted, samples) < 0.02
     assert median_error(ASKED, samples) > 0.1
@@ -104,11 +104,11 @@ def test_a_run_is_priced_by_its_own_steps() -> None:
 def test_what_cannot_be_is_refused(parameters: Parameters, words: str) -> None:
     samples = samples_of(replace(ASKED, calibration=parameters.applied(ASKED.calibration)))
     with pytest.raises(RunError, match=words):
-        refuse_implausible(ASKED, samples, parameters)
-    refuse_implausible(ASKED, samples_of(ASKED), Parameters())
+        refuse_implausible(ASKED, samples, parameters, Parameters())
+    refuse_implausible(ASKED, samples_of(ASKED), Parameters(), Parameters())
     uneven = [replace(one, seconds=one.seconds * (2 + place % 3)) for place, one in enumerate(samples)]
     with pytest.raises(RunError, match="off by"):
-        refuse_implausible(ASKED, uneven, parameters)
+        refuse_implausible(ASKED, uneven, parameters, Parameters())
 
 
 def test_one_round_of_few_does_not_move_what_is_typical() -> None:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from membound.commands.output import print_json, print_table, status
-from membound.costs.this_machine import remember
+from membound.costs.this_machine import remember, unmeasured
 from membound.measuring.speed import SpeedTest
 from membound.models.pull import resolve_model
 from membound.scoreboard import this_machine as here
@@ -22,7 +22,7 @@ STEADY = 0.05  # the drift of the steps around a run, and the share of others, u
 def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
     path = resolve_model(model)
     with status("calibrating", quiet=json) as say:
-        asked = here.this_deployment(path)
+        asked, usual = here.this_deployment(path), unmeasured()
         test = SpeedTest(
             path,
             threads=threads,
@@ -33,8 +33,8 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
         here.time_steps(test)  # warms up
         say("steps of prompts and batches")
         rounds = [here.time_steps(test) for _ in range(ROUNDS)]
-        first = here.fit_steps(asked, here.typical(rounds))
-        here.refuse_implausible(asked, here.typical(rounds), first)
+        first = here.fit_steps(asked, here.typical(rounds), usual)
+        here.refuse_implausible(asked, here.typical(rounds), first, usual)
         most = here.saturation(replace(asked, calibration=first.applied(asked.calibration)))
         tests = []
         for number, share in enumerate(SHARES):
@@ -50,16 +50,17 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
                 if tries[-1][0] <= STEADY:
                     break
             unsteady, run, around = min(tries, key=lambda one: one[0])
-            found = here.fit_steps(asked, here.typical(around))
+            found = here.fit_steps(asked, here.typical(around), usual)
             there = replace(asked, calibration=found.applied(asked.calibration))
             simulated = here.simulated(there, arrivals)
             tests.append(here.Test(share, share * most, run.measured, simulated, unsteady, run.priced(there)))
         samples = here.typical(rounds)
-        parameters = here.fit_steps(asked, samples)
-        here.refuse_implausible(asked, samples, parameters)
+        parameters = here.fit_steps(asked, samples, usual)
+        here.refuse_implausible(asked, samples, parameters, usual)
+        before = replace(asked, calibration=usual.applied(asked.calibration))
         after = replace(asked, calibration=parameters.applied(asked.calibration))
     remember(parameters, model, tests=[asdict(one) for one in tests])
-    each = zip(samples, *(here.predicted_s(one, samples).tolist() for one in (asked, after)), strict=True)
+    each = zip(samples, *(here.predicted_s(one, samples).tolist() for one in (before, after)), strict=True)
     steps = [
         {
             "steps": sample.steps,
@@ -72,7 +73,7 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
     answer: dict[str, Any] = {
         "model": model,
         "parameters": asdict(parameters),
-        "before": {"median_error": here.median_error(asked, samples)},
+        "before": {"median_error": here.median_error(before, samples)},
         "after": {"median_error": here.median_error(after, samples)},
         "steps": steps,
         "saturation_req_per_s": most,

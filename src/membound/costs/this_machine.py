@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from membound.costs.calibration import ByRows, Calibration, Efficiency
-from membound.hardware.probe import cache_folder, processor_name
+from membound.hardware.probe import cache_folder, instruction_set, processor_name
 
 ENGINE = "membound"
+# Times what the peak of tile registers would take: products with a scale per 32 columns let them wait.
+TILES = 8.0
 UNPACK = 8.0  # rows' worth of arithmetic that unpacking a weight is thought to cost before it is measured
 
 
@@ -65,6 +67,11 @@ class Parameters:
             by_rows=self.by_rows,
             by_sampled=self.by_sampled,
         )
+
+
+def unmeasured() -> Parameters:
+    """What is thought of this machine before its steps are timed."""
+    return Parameters(math=TILES if instruction_set() == "amx" else 1.0)
 
 
 def parameters_file() -> Path:

@@ -93,7 +93,7 @@ def probe(
     roofs = Roofs(
         processor=processor_name(),
         cores=threads or _core.default_threads(),
-        instruction_set=_core.isa(),
+        instruction_set=instruction_set(),
         bandwidths=tuple(bandwidths),
         peaks=peak_flops(threads=threads, seconds=seconds),
         measured_at=time.time(),
@@ -130,8 +130,13 @@ def cached(threads: int | None = None) -> Roofs | None:
         roofs = Roofs(**kept)
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    same = (roofs.processor, roofs.instruction_set) == (processor_name(), _core.isa())
+    same = (roofs.processor, roofs.instruction_set) == (processor_name(), instruction_set())
     return roofs if same else None
+
+
+def instruction_set() -> str:
+    """Which kernels run here: the strongest that the processor has, or what MEMBOUND_ISA says."""
+    return _core.isa()
 
 
 def processor_name() -> str:

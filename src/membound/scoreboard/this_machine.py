@@ -143,21 +143,21 @@ def _starts(samples: Sequence[Sample]) -> list[int]:
     return [0, *accumulate(len(sample.steps) for sample in samples[:-1])]
 
 
-def fit_steps(asked: Deployment, samples: Sequence[Sample]) -> Parameters:
-    """The parameters that explain the samples best, held by priors around what was shipped: factors first,
+def fit_steps(asked: Deployment, samples: Sequence[Sample], usual: Parameters) -> Parameters:
+    """The parameters that explain the samples best, held by priors around what is usual: factors first,
     then what is left by rows.
     """
-    return fit_rows(asked, samples, fit_factors(asked, samples))
+    return fit_rows(asked, samples, fit_factors(asked, samples, usual))
 
 
-def fit_factors(asked: Deployment, samples: Sequence[Sample]) -> Parameters:
+def fit_factors(asked: Deployment, samples: Sequence[Sample], usual: Parameters) -> Parameters:
     """Of all parts of a step."""
     shipped = asked.calibration
     measured = np.array([sample.seconds for sample in samples])
 
     def of(logs: Vector) -> Parameters:
         memory, math, unpack, fixed, attention, prefill = np.exp(logs).tolist()
-        return Parameters(memory, math, UNPACK * unpack, fixed, attention, prefill)
+        return Parameters(memory, usual.math * math, UNPACK * unpack, fixed, attention, prefill)
 
     def residuals(logs: Vector) -> Vector:
         tried = replace(asked, calibration=of(logs).applied(shipped))
@@ -245,11 +245,13 @@ def weights(measured: Sequence[int], rows: Vector) -> Vector:
     return np.stack([np.interp(rows, measured, unit) for unit in np.eye(len(measured))], axis=1)
 
 
-def refuse_implausible(asked: Deployment, samples: Sequence[Sample], found: Parameters) -> None:
+def refuse_implausible(
+    asked: Deployment, samples: Sequence[Sample], found: Parameters, usual: Parameters
+) -> None:
     """RunError where the steps' times are not those of this engine alone."""
     fitted_here = replace(asked, calibration=found.applied(asked.calibration))
     off = median_error(fitted_here, samples)
-    factors = {"memory": found.memory, "math": found.math}
+    factors = {"memory": found.memory, "math": found.math / usual.math}
     wrong = [
         f"{name} at {value:.2g} times" for name, value in factors.items()
         if not 1 / PLAUSIBLE <= value <= PLAUSIBLE
