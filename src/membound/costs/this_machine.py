@@ -15,8 +15,6 @@ from membound.costs.calibration import ByRows, Calibration, Efficiency
 from membound.hardware.probe import cache_folder, instruction_set, processor_name
 
 ENGINE = "membound"
-# Times what the peak of tile registers would take: products with a scale per 32 columns let them wait.
-TILES = 8.0
 UNPACK = 8.0  # rows' worth of arithmetic that unpacking a weight is thought to cost before it is measured
 
 
@@ -70,8 +68,10 @@ class Parameters:
 
 
 def unmeasured() -> Parameters:
-    """What is thought of this machine before its steps are timed."""
-    return Parameters(math=TILES if instruction_set() == "amx" else 1.0)
+    """What is thought of this machine before its steps are timed. Products with a scale per 32 columns let
+    tile registers wait most of the time, and what they multiply is unpacked to twice the bytes.
+    """
+    return Parameters(math=8.0, unpack=4 * UNPACK) if instruction_set() == "amx" else Parameters()
 
 
 def parameters_file() -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 from membound.costs.calibration import ByRows, fitted
 from membound.costs.deployment import Deployment, deployment
 from membound.costs.features import Vector
-from membound.costs.this_machine import ENGINE, UNPACK, Parameters
+from membound.costs.this_machine import ENGINE, Parameters
 from membound.errors import InputError, RunError
 from membound.hardware.probe import probe
 from membound.measuring.neighbours import Neighbours
@@ -43,7 +43,7 @@ TRAFFIC = (  # prompts that come together, and every how many steps, until RUNNI
 )
 FAR, FEW = 448, 4  # tokens of longer prompts, and how many of these decode together
 PLAUSIBLE = 4.0  # factors beyond which, or below whose inverse, a fit has explained a disturbance
-MOST_UNPACK = 64.0
+MOST_UNPACK = 8.0  # likewise
 WORST_FIT = 0.2  # median error of the steps
 LEAST_FACTOR = 0.05  # of rows, where the fit would have it below: no kernel is for nothing
 PRIORS = np.array([0.7, 0.7, 1.5, 1.5, 1.0, 1.0])  # of the logarithms of the factors
@@ -157,7 +157,7 @@ def fit_factors(asked: Deployment, samples: Sequence[Sample], usual: Parameters)
 
     def of(logs: Vector) -> Parameters:
         memory, math, unpack, fixed, attention, prefill = np.exp(logs).tolist()
-        return Parameters(memory, usual.math * math, UNPACK * unpack, fixed, attention, prefill)
+        return Parameters(memory, usual.math * math, usual.unpack * unpack, fixed, attention, prefill)
 
     def residuals(logs: Vector) -> Vector:
         tried = replace(asked, calibration=of(logs).applied(shipped))
@@ -256,7 +256,7 @@ def refuse_implausible(
         f"{name} at {value:.2g} times" for name, value in factors.items()
         if not 1 / PLAUSIBLE <= value <= PLAUSIBLE
     ]  # fmt: skip
-    if found.unpack > MOST_UNPACK:
+    if found.unpack > MOST_UNPACK * usual.unpack:
         wrong.append(f"{found.unpack:.0f} operations to unpack a weight")
     if off > WORST_FIT:
         wrong.append(f"steps that are off by {off:.0%} after the fit")
