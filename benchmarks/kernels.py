@@ -2,7 +2,7 @@
 
 For each weight type and number of rows: GB/s of packed weights read, GOP/s (a multiply and an add are two),
 and the share of the nearer roof, measured beside it: the read bandwidth at this working set and the int8
-(float types: fp32) multiply rate of vectors.
+(float types: fp32) multiply rate, of tile registers where the machine has them.
 
     python benchmarks/kernels.py [--types Q4_1,Q8_0] [--rows 1,8,512] [--matrix 49152x576] [--isa avx2]
 """
