@@ -11,7 +11,7 @@ from membound.costs.calibration import ByRows, fitted
 from membound.costs.deployment import Deployment, deployment
 from membound.costs.this_machine import ENGINE, Parameters, last_tests, remember, remembered
 from membound.errors import RunError
-from membound.hardware.probe import processor_name
+from membound.hardware.probe import instruction_set, processor_name
 from membound.measuring.neighbours import Neighbours
 from membound.scoreboard.scores import native_rows
 from membound.scoreboard.this_machine import (
@@ -169,6 +169,10 @@ def test_parameters_are_kept(tmp_path: Path) -> None:
     for parameters in (TRUE, GROUPS):
         remember(parameters, "smollm2", path)
         assert remembered(path) == parameters
+    kernels = f'"instruction_set": "{instruction_set()}"'
+    path.write_text(path.read_text().replace(kernels, '"instruction_set": "another"'))
+    assert remembered(path) is None
+    remember(GROUPS, "smollm2", path)
     path.write_text(path.read_text().replace('"rows": [1, 8', '"rows": [8, 1'))
     assert remembered(path) is None
     kept = asdict(TRUE)

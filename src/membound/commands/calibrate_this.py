@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from membound.commands.output import print_json, print_table, status
-from membound.costs.this_machine import remember, unmeasured
+from membound.costs.this_machine import parameters_file, remember, unmeasured
 from membound.measuring.speed import SpeedTest
 from membound.models.pull import resolve_model
 from membound.scoreboard import this_machine as here
@@ -22,7 +22,7 @@ STEADY = 0.05  # the drift of the steps around a run, and the share of others, u
 def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
     path = resolve_model(model)
     with status("calibrating", quiet=json) as say:
-        asked, usual = here.this_deployment(path), unmeasured()
+        asked, usual = here.this_deployment(path, threads), unmeasured()
         test = SpeedTest(
             path,
             threads=threads,
@@ -59,7 +59,7 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
         here.refuse_implausible(asked, samples, parameters, usual)
         before = replace(asked, calibration=usual.applied(asked.calibration))
         after = replace(asked, calibration=parameters.applied(asked.calibration))
-    remember(parameters, model, tests=[asdict(one) for one in tests])
+    remember(parameters, model, parameters_file(threads), tests=[asdict(one) for one in tests])
     each = zip(samples, *(here.predicted_s(one, samples).tolist() for one in (before, after)), strict=True)
     steps = [
         {

@@ -10,7 +10,7 @@ from membound.costs.memory import RankMemory, rank_memories
 from membound.costs.parallel import Layout, layout
 from membound.costs.precisions import Precisions, precisions
 from membound.costs.roofline import StepCost
-from membound.costs.this_machine import ENGINE, remembered, unmeasured
+from membound.costs.this_machine import ENGINE, parameters_file, remembered, unmeasured
 from membound.errors import InputError
 from membound.hardware.accelerator import Cluster
 from membound.hardware.lookup import find, this_machine
@@ -88,7 +88,7 @@ def deployment(
     if calibration is None:
         calibration = IDEAL if ideal else fitted()
         if cluster.accelerator.id == "this" and engine == ENGINE and not ideal:
-            calibration = (remembered() or unmeasured()).applied(calibration)
+            calibration = (remembered(parameters_file(threads)) or unmeasured()).applied(calibration)
     return Deployment(model, known, cluster, shape, formats, engine, skew, calibration)
 
 

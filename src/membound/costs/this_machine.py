@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.costs.calibration import ByRows, Calibration, Efficiency
-from membound.hardware.probe import cache_folder, instruction_set, processor_name
+from membound.hardware.probe import instruction_set, kept_file, processor_name
 
 ENGINE = "membound"
 UNPACK = 8.0  # rows' worth of arithmetic that unpacking a weight is thought to cost before it is measured
@@ -74,9 +74,9 @@ def unmeasured() -> Parameters:
     return Parameters(math=8.0, unpack=4 * UNPACK) if instruction_set() == "amx" else Parameters()
 
 
-def parameters_file() -> Path:
-    """Where the parameters of this machine are kept for `--on this`."""
-    return cache_folder() / "this_machine.json"
+def parameters_file(threads: int | None = None) -> Path:
+    """Where the parameters of this machine are kept for `--on this`, those of so many threads."""
+    return kept_file("this_machine", threads)
 
 
 def remember(
@@ -87,6 +87,7 @@ def remember(
     """
     target = path or parameters_file()
     kept = {"model": model, **asdict(parameters), "tests": list(tests), "processor": processor_name()}
+    kept["instruction_set"] = instruction_set()
     kept["date"] = time.strftime("%Y-%m-%d")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -139,9 +140,11 @@ def last_tests(path: Path | None = None) -> dict[str, Any] | None:
 
 
 def _kept(path: Path | None) -> dict[str, Any]:
-    """What the file holds, if it was written on this processor."""
+    """What the file holds, if it was written on this processor by the kernels that run now."""
     try:
         values = json.loads((path or parameters_file()).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) and values.get("processor") == processor_name() else {}
+    if not isinstance(values, dict) or values.get("processor") != processor_name():
+        return {}
+    return values if values.get("instruction_set", instruction_set()) == instruction_set() else {}

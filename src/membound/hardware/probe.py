@@ -106,13 +106,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MEMBOUND_CACHE") or Path.home() / ".cache" / "membound")
 
 
-def _cache_file(threads: int) -> Path:
-    return cache_folder() / f"roofs-{threads}.json"
+def kept_file(name: str, threads: int | None) -> Path:
+    """Where something measured with so many threads is kept; None is all cores."""
+    return cache_folder() / f"{name}-{threads or _core.default_threads()}.json"
 
 
 def remember(roofs: Roofs) -> None:
     """Keep for later predictions; a cache that cannot be written is not worth failing for."""
-    target = _cache_file(roofs.cores)
+    target = kept_file("roofs", roofs.cores)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}")
@@ -125,7 +126,7 @@ def remember(roofs: Roofs) -> None:
 def cached(threads: int | None = None) -> Roofs | None:
     """The roofs of the last probe on this processor with so many threads, or None."""
     try:
-        kept = json.loads(_cache_file(threads or _core.default_threads()).read_text())
+        kept = json.loads(kept_file("roofs", threads).read_text())
         kept["bandwidths"] = tuple((int(size), float(rate)) for size, rate in kept["bandwidths"])
         roofs = Roofs(**kept)
     except (OSError, ValueError, TypeError, KeyError):

@@ -365,9 +365,10 @@ def _serve(test: SpeedTest, arrivals: Sequence[Arrival]) -> tuple[Vector, Vector
     return np.array([arrival.time_s for arrival in arrivals]), first, last, steps
 
 
-def this_deployment(path: Path) -> Deployment:
+def this_deployment(path: Path, threads: int | None = None) -> Deployment:
     """The model under this package's engine on this machine, whose roofs are probed now."""
     if path.suffix.lower() != ".gguf":
         raise InputError(f"{path}: calibrate this times a GGUF file; `membound pull smollm2` brings one")
-    probe()
-    return deployment(str(path), "this", tp=1, engine=ENGINE, calibration=Parameters().applied(fitted()))
+    probe(threads=threads)
+    start = Parameters().applied(fitted())
+    return deployment(str(path), "this", tp=1, engine=ENGINE, calibration=start, threads=threads)
