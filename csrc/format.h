@@ -65,8 +65,9 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 // A row's 32 columns are integers times `scale`. All fit 7 bits and a sign but those of one quad (4 columns), the one
 // with the greatest magnitude: these have the eight significant bits of a bf16, of which `high` has what counts 128,
 // `quants` the rest. (One int8 for each is not enough: a single large activation sets the scale of its 32 columns, and
-// the others lose their bits; the logits of real models then differ by several percent.) `line` is 64 times the number of that quad. The second and the third `high`
-// are the first one if the quad is among the first or the last 16 columns, and else zero.
+// the others lose their bits; the logits of real models then differ by several percent.) `line` is 64 times the number of
+// that quad. The second and the third `high` are the first one if the quad is among the first or the last 16 columns,
+// and else zero.
 // `whole` is the sum of the integers, `first` that of the first 16, `sum` is scale times `whole`: a dot product of
 // weights that are kept unsigned exceeds that of the signed ones by their offset times the sum of the integers.
 //

@@ -8,7 +8,7 @@ import pytest
 
 from membound.errors import InputError, RunError
 from membound.serving import async_engine
-from membound.serving.async_engine import AsyncEngine, Job
+from membound.serving.async_engine import AsyncEngine, Job, _Inlet
 from membound.serving.clock import Wall
 from membound.serving.engine import Engine, Event
 from membound.serving.sampling import Sampling
@@ -162,3 +162,12 @@ def test_an_engine_that_breaks_says_so() -> None:
     with pytest.raises(RunError, match="the engine broke"):
         asyncio.run(collect(server, [1], 1))
     server.close()
+
+
+def test_whoever_delivers_to_a_closed_loop_learns_of_it() -> None:
+    loop = asyncio.new_event_loop()
+    inlet = _Inlet(loop)
+    loop.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            inlet.put([])

@@ -122,7 +122,11 @@ class _Inlet:
         self._items.extend(items)
         if not self._due:
             self._due = True
-            self.loop.call_soon_threadsafe(self._take)
+            try:
+                self.loop.call_soon_threadsafe(self._take)
+            except RuntimeError:
+                self._due = False  # so that the next ones learn of it too
+                raise
 
     def _take(self) -> None:
         for _ in range(min(STREAMS_A_TURN, len(self._items))):
