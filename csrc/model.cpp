@@ -7,6 +7,8 @@ namespace membound {
 
 namespace {
 
+constexpr int64_t kPackBytes = 8 << 20;  // of the file between two reports: its pages can be given back meanwhile
+
 template <typename Array>
 void grow(Array& buffer, int64_t size) {
     if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
@@ -142,14 +144,20 @@ void Model::pack_weights(const ModelSpec& spec, const Progress& progress) {
     for (const Packing& packing : order) {
         Matrix& matrix = *packing.matrix;
         const std::shared_ptr<const uint8_t> file = packing.file->bytes();
-        pool_.run([&](int thread) {
-            const Range part = share(tiles(matrix.rows), thread, pool_.threads());
-            pack(matrix.type, file.get(), matrix.rows, matrix.cols, part.begin, part.end, next);
-        });
+        const int64_t row_bytes = static_cast<int64_t>(file_row_bytes(matrix.type, matrix.cols));
+        const int64_t all_tiles = tiles(matrix.rows);
+        const int64_t at_once = std::max<int64_t>(pool_.threads(), kPackBytes / (row_bytes * kTileRows));
+        for (int64_t done = 0; done < all_tiles; done += at_once) {
+            const int64_t count = std::min(at_once, all_tiles - done);
+            pool_.run([&](int thread) {
+                const Range part = share(count, thread, pool_.threads());
+                pack(matrix.type, file.get(), matrix.rows, matrix.cols, done + part.begin, done + part.end, next);
+            });
+            if (progress) progress(weight_bytes_ + row_bytes * std::min(matrix.rows, (done + count) * kTileRows));
+        }
         matrix.data = next;
         next += packed_bytes(matrix.type, matrix.rows, matrix.cols);
-        weight_bytes_ += static_cast<int64_t>(file_row_bytes(matrix.type, matrix.cols)) * matrix.rows;
-        if (progress) progress(weight_bytes_);
+        weight_bytes_ += row_bytes * matrix.rows;
     }
 }
 

@@ -20,7 +20,7 @@ from membound.serving.step import Outcome, Step
 
 Ints = NDArray[np.int32]
 KvType = Literal["f32", "f16"]
-DROP_BYTES = 64 << 20  # of packed weights after which the file's pages are given back
+DROP_BYTES = 32 << 20  # of packed weights after which the file's pages are given back
 
 
 class NativeExecutor:
