@@ -18,6 +18,7 @@ from membound.serving.clock import Wall
 from membound.serving.engine import Engine
 from membound.serving.sampling import Sampling
 from membound.serving.scheduler import Scheduler
+from tests.real_models import real_model
 from tests.small_models import small_architecture, write_gguf
 
 BLOCKS = 24
@@ -103,6 +104,38 @@ def test_thirty_two_at_once_are_as_each_alone(weights: Weights) -> None:
     for ids, completion in zip(prompts, together, strict=True):
         (alone,) = Engine(Scheduler(128), executor, Wall()).generate([ids], sampling)
         assert completion.token_ids == alone.token_ids
+
+
+def test_two_engines_on_one_cache_take_turns(weights: Weights) -> None:
+    """Each with blocks of its own, step by step; and logits are the same on both."""
+    sampling = Sampling(max_tokens=20, temperature=0.9, seed=5)
+    alone = NativeExecutor(weights, blocks=BLOCKS, threads=2)
+    expected = [
+        Engine(Scheduler(BLOCKS), alone, Wall()).generate([prompt(30, seed)], sampling)[0].token_ids
+        for seed in range(4)
+    ]
+    whole = NativeExecutor(weights, blocks=2 * BLOCKS, threads=2)
+    executors = whole, whole.on_blocks(BLOCKS, BLOCKS)
+    engines = [Engine(Scheduler(BLOCKS), executor, Wall()) for executor in executors]
+    requests = [engines[seed % 2].add(prompt(30, seed), sampling) for seed in range(4)]
+    tokens: dict[object, list[int]] = {request: [] for request in requests}
+    while any(engine.busy for engine in engines):
+        for event in (event for engine in engines if engine.busy for event in engine.step()):
+            tokens[event.request] += event.token_ids
+    assert [tokens[request] for request in requests] == expected
+    one, other = (executor.logits(prompt(30, 0)) for executor in executors)
+    assert np.array_equal(one, other)
+
+
+def test_packing_reports_within_large_tensors() -> None:
+    """Of SmolLM2's head, 30 MB, too: so that a bar moves, and the file's pages can be given back."""
+    weights = open_weights(real_model("smollm2"))
+    done = [0]
+    NativeExecutor(weights, blocks=1, progress=done.append)
+    gaps = np.diff(done)
+    assert done[-1] == sum(part.stored.nbytes for part in weights.tensors.values() if part.stored.ndim > 1)
+    assert gaps.min() > 0
+    assert gaps.max() <= 8 << 20
 
 
 def test_greedy_tokens_are_the_reference_s(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 import json
 import os
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 
 from membound.costs.calibration import ByRows, fitted
@@ -13,25 +17,36 @@ from membound.costs.this_machine import ENGINE, Parameters, last_tests, remember
 from membound.errors import RunError
 from membound.hardware.probe import instruction_set, processor_name
 from membound.measuring.neighbours import Neighbours
+from membound.measuring.speed import SpeedTest
 from membound.scoreboard.scores import native_rows
 from membound.scoreboard.this_machine import (
     AFTER,
+    BESIDE_S,
+    EVEN,
     LONG,
     RUNNING,
     SHORT,
+    TURN_S,
+    Beside,
+    Halting,
+    Pace,
     Sample,
     Served,
-    drift,
+    averaged,
     fit_steps,
     gathered,
     median_error,
+    pace_of,
     refuse_implausible,
     requests_at,
     saturation,
+    settings_here,
     simulated,
-    typical,
 )
 from membound.serving.engine import StepRecord
+from membound.simulation.simulate import simulate
+from membound.workloads.arrivals import Open
+from membound.workloads.metrics import percentile
 
 SHIPPED = Parameters().applied(fitted())
 ASKED = deployment("Qwen2.5-0.5B-Instruct", "l4", weights="int8", tp=1, engine=ENGINE, calibration=SHIPPED)
@@ -88,9 +103,9 @@ def test_steps_after_long_prompts_are_counted_with_them() -> None:
 
 def test_a_run_is_priced_by_its_own_steps() -> None:
     steps = samples_of(ASKED)
-    assert Served({}, 0.0, steps).priced(ASKED) == pytest.approx(0.0)
+    assert Served({}, 0.0, steps, [], EVEN).priced(ASKED) == pytest.approx(0.0)
     slower = [replace(one, seconds=2 * one.seconds) for one in steps]
-    assert Served({}, 0.0, slower).priced(ASKED) == pytest.approx(-0.5)
+    assert Served({}, 0.0, slower, [], EVEN).priced(ASKED) == pytest.approx(-0.5)
 
 
 @pytest.mark.parametrize(
@@ -111,22 +126,99 @@ def test_what_cannot_be_is_refused(parameters: Parameters, words: str) -> None:
         refuse_implausible(ASKED, uneven, parameters, Parameters())
 
 
-def test_one_round_of_few_does_not_move_what_is_typical() -> None:
+def test_what_slows_some_rounds_counts_for_as_much() -> None:
     usual = samples_of(ASKED)
-    slow = [replace(one, seconds=9 * one.seconds) for one in usual]
-    assert typical([usual, slow, usual]) == usual
-    assert drift([usual, slow, usual], [usual]) == 0
-    assert drift([usual], [slow]) == pytest.approx(8)
+    slow = [replace(one, seconds=4 * one.seconds) for one in usual]
+    for sample, mean in zip(usual, averaged([usual, slow, usual]), strict=True):
+        assert mean.steps == sample.steps
+        assert mean.seconds == pytest.approx(2 * sample.seconds)
+
+
+class FewSteps:
+    """A test whose rounds have four steps of known lengths; the machine takes twice as long in odd rounds."""
+
+    def __init__(self) -> None:
+        self.engines = (None, None)
+        self.rounds = 0
+
+    def staggered(
+        self, groups: Sequence[Sequence[int]], every: int, tokens: int, *, engine: object
+    ) -> Iterator[tuple[float, StepRecord]]:
+        if list(groups) != [[FIRST]]:
+            return
+        self.rounds += 1
+        for rows in range(1, 5):
+            time.sleep(BESIDE_S / 20)
+            yield rows * (2 - self.rounds % 2), StepRecord(0, 0, (), (5,) * rows)
+
+
+FIRST = SHORT[0]
+
+
+def test_steps_beside_a_run_go_round_and_round() -> None:
+    """To the end of the last round; and the pace at each turn is that of the machine beside other rounds."""
+    test = FewSteps()
+    beside = Beside(cast(SpeedTest, test))
+    for moment in (1.0, 2.0):
+        beside.turn(moment)
+    rounds = beside.finish()
+    assert len(rounds) == test.rounds > 4
+    assert [one.seconds for one in rounds[0]] == [1, 2, 3, 4]
+    assert [one.seconds for one in rounds[1]] == [2, 4, 6, 8]
+    pace = beside.pace()
+    assert 0.5 < pace.at(0.0) == pace.at(1.0) < 1.5
+    assert pace.at(1.5) == pytest.approx((pace.at(1.0) + pace.at(2.0)) / 2)
+
+
+def test_the_pace_is_that_of_its_moment() -> None:
+    """Of steps beside the same of other rounds, whichever they were; nobody knows it from one round."""
+    rounds = [[1.0, 10.0], [1.0, 10.0], [2.0, 20.0]]
+    turns = [(3.0, [(0, 0), (0, 1), (1, 0)]), (4.0, [(1, 1)]), (5.0, [(2, 0), (2, 1)]), (6.0, [])]
+    pace = pace_of(rounds, turns)
+    assert pace.at(0.0) == pace.at(3.0) == pytest.approx(12 / 18)
+    assert pace.at(4.0) == pytest.approx(10 / 15)
+    assert pace.at(5.0) == pace.at(9.0) == pytest.approx(2.0)
+    assert pace.at(4.5) == pytest.approx((10 / 15 + 2) / 2)
+    assert pace.spread == pytest.approx(np.std([2 / 3, 2 / 3, 2]))
+    assert pace_of(rounds[:1], turns[:1]).at(4.0) == 1.0
+    assert pace_of(rounds, []).at(4.0) == 1.0
+
+
+def test_the_run_halts_while_other_steps_are_taken() -> None:
+    """Its clock with it, once in a while; and who waits is woken for it."""
+    halted: list[float] = []
+
+    def work(moment: float) -> None:
+        halted.append(moment)
+        time.sleep(0.2)
+
+    clock = Halting(work)
+    clock.turn()
+    assert not halted
+    clock.wait(60.0)
+    assert TURN_S <= clock.now() < 1.0
+    clock.turn()
+    assert len(halted) == 1
+    assert halted[0] <= clock.now() < halted[0] + 0.1
+    clock.turn()
+    assert len(halted) == 1
 
 
 def test_a_run_and_its_simulation() -> None:
-    """As many requests in one order; slower machines take longer over them."""
+    """As many requests in one order, as the simulator has them; slower machines take longer over them."""
     arrivals = requests_at(20.0, 0)
     assert len(arrivals) == 100
     found = simulated(ASKED, arrivals)
+    run = simulate(ASKED, Open(lambda: iter(arrivals)), settings=settings_here(ASKED))
+    assert found["tpot_s"] == pytest.approx(np.nanmean(run.tpot_s), rel=1e-9)
+    assert found["ttft_p50_s"] == pytest.approx(percentile(run.ttft_s.tolist(), 0.5), rel=1e-9)
+    assert found["throughput"] == pytest.approx(run.output_tok_per_s, rel=1e-9)
     slower = simulated(replace(ASKED, calibration=TRUE.applied(ASKED.calibration)), arrivals)
     assert found["tpot_s"] < slower["tpot_s"]
     assert found["ttft_p50_s"] < slower["ttft_p50_s"]
+    half = arrivals[50].time_s
+    late = simulated(ASKED, arrivals, Pace((half, half + 1e-3), (1.0, 1.5)))
+    assert found["tpot_s"] < late["tpot_s"] < simulated(ASKED, arrivals, Pace((0.0,), (1.5,)))["tpot_s"]
 
 
 RUN = {
@@ -134,7 +226,8 @@ RUN = {
     "rate": 9.0,
     "measured": {"tpot_s": 0.004, "ttft_p50_s": 0.03, "throughput": 400.0},
     "predicted": {"tpot_s": 0.005, "ttft_p50_s": 0.03, "throughput": 400.0},
-    "unsteady": 0.0,
+    "unsteady": 0.1,
+    "others": 0.0,
     "priced": 0.01,
 }
 

@@ -13,10 +13,10 @@ from membound.models.pull import resolve_model
 from membound.scoreboard import this_machine as here
 
 SHARES = (0.5, 0.8)  # of saturation
-ROUNDS = 2  # of steps before and after each run; those around a run are what simulates it
-TRIES = 3  # of a run during which the machine was not steady
+ROUNDS = 2  # of steps before the runs; those taken in turns with a run are what simulates it
+TRIES = 3  # of a run beside which other work was done
 PROMPTS, BATCHES = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32)  # that are shown
-STEADY = 0.05  # the drift of the steps around a run, and the share of others, up to which it counts as such
+OTHERS = 0.05  # share of the processor that other work may take of a run that counts
 
 
 def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
@@ -29,32 +29,38 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
             rows=here.RUNNING,
             row_tokens=here.PROMPT + here.OUTPUT + 1,
             tokens=here.STEP_TOKENS + 2 * here.AFTER,
+            engines=2,
         )
         here.time_steps(test)  # warms up
         say("steps of prompts and batches")
         rounds = [here.time_steps(test) for _ in range(ROUNDS)]
-        first = here.fit_steps(asked, here.typical(rounds), usual)
-        here.refuse_implausible(asked, here.typical(rounds), first, usual)
+        first = here.fit_steps(asked, here.averaged(rounds), usual)
+        here.refuse_implausible(asked, here.averaged(rounds), first, usual)
         most = here.saturation(replace(asked, calibration=first.applied(asked.calibration)))
         tests = []
         for number, share in enumerate(SHARES):
             say(f"{here.COUNT} requests at {share:.0%} of saturation")
             arrivals = here.requests_at(share * most, number)
-            tries = []
-            for _ in range(TRIES):
-                run = here.served(test, arrivals)
-                rounds += [here.time_steps(test) for _ in range(ROUNDS)]
-                around = rounds[-2 * ROUNDS :]
-                unsteady = max(here.drift(around[:ROUNDS], around[ROUNDS:]), run.others)
-                tries.append((unsteady, run, around))
-                if tries[-1][0] <= STEADY:
-                    break
-            unsteady, run, around = min(tries, key=lambda one: one[0])
-            found = here.fit_steps(asked, here.typical(around), usual)
+            tries: list[here.Served] = []
+            while len(tries) < TRIES and not any(run.others <= OTHERS for run in tries):
+                tries.append(here.served(test, arrivals))
+                rounds += tries[-1].beside
+            run = min(tries, key=lambda one: one.others)
+            found = here.fit_steps(asked, here.averaged(run.beside), usual)
             there = replace(asked, calibration=found.applied(asked.calibration))
-            simulated = here.simulated(there, arrivals)
-            tests.append(here.Test(share, share * most, run.measured, simulated, unsteady, run.priced(there)))
-        samples = here.typical(rounds)
+            simulated = here.simulated(there, arrivals, run.pace)
+            tests.append(
+                here.Test(
+                    share,
+                    share * most,
+                    run.measured,
+                    simulated,
+                    unsteady=run.pace.spread,
+                    others=run.others,
+                    priced=run.priced(there),
+                )
+            )
+        samples = here.averaged(rounds)
         parameters = here.fit_steps(asked, samples, usual)
         here.refuse_implausible(asked, samples, parameters, usual)
         before = replace(asked, calibration=usual.applied(asked.calibration))
@@ -126,8 +132,9 @@ def _show(answer: dict[str, Any]) -> None:
     print_table(("100 Poisson requests", "measured", "simulated", "error"), rows)
     for test in answer["tests"]:
         print(f"the steps that ran at {test['share']:.0%}, predicted one by one: {test['priced']:+.1%}")
-        if test["unsteady"] > STEADY:
+        print(f"  beside them the machine's pace varied by {test['unsteady']:.0%}")
+        if test["others"] > OTHERS:
             print(
-                f"note: the machine was off its own speed by {test['unsteady']:.0%} around the run at"
-                f" {test['share']:.0%} of saturation: compare again when it is quiet"
+                f"note: other work took {test['others']:.0%} of the processor in the run at"
+                f" {test['share']:.0%} of saturation: compare again when the machine is quiet"
             )

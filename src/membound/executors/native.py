@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -67,9 +68,22 @@ class NativeExecutor:
         except ValueError as error:
             raise InputError(str(error)) from None
         drop_pages(weights)
+        self._own(0)
+
+    def _own(self, first_block: int) -> None:
+        self._first_block = first_block  # of the core's cache, which is block 0 here
         self._slots: dict[Request, _Slot] = {}
         self._free: list[int] = []
         self._tables: Ints = np.zeros((0, 0), np.int32)
+
+    def on_blocks(self, first: int, count: int) -> NativeExecutor:
+        """The same weights, threads and cache for another engine, whose blocks are [first, first + count) of
+        this one's. Only one of them carries a step out at a time.
+        """
+        other = copy.copy(self)
+        other.blocks = count
+        other._own(self._first_block + first)
+        return other
 
     def execute(self, step: Step, now: float, until: float) -> Outcome:
         """Runs the step once."""
@@ -138,7 +152,7 @@ class NativeExecutor:
             np.array([0, count], np.int32),
             np.zeros(1, np.int32),
             np.zeros(1, np.int32),
-            np.arange(needed, dtype=np.int32)[None],
+            np.arange(self._first_block, self._first_block + needed, dtype=np.int32)[None],
             rows,
         )
 
@@ -153,7 +167,8 @@ class NativeExecutor:
         if slot.count != len(blocks):
             if len(blocks) > self._tables.shape[1]:
                 self._grow(width=max(16, 2 * len(blocks)))
-            self._tables[slot.row, slot.count : len(blocks)] = blocks[slot.count :]
+            new = np.array(blocks[slot.count :], np.int32)
+            self._tables[slot.row, slot.count : len(blocks)] = new + self._first_block
             slot.count = len(blocks)
         return slot
 

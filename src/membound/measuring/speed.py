@@ -2,8 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -54,18 +56,20 @@ class SpeedTest:
         row_tokens: int = 128,
         tokens: int = 2048,
         kv_memory: int | None = None,
+        engines: int = 1,
     ) -> None:
         """`rows` decode together at most, up to `row_tokens` each; one prompt alone may have `tokens`.
+        `engines` take turns, each with that much of the cache; all but `staggered` use the first.
 
         InputError if the KV cache for that takes more than `kv_memory` bytes.
         """
         began = time.perf_counter()
         weights = open_weights(path)
         blocks = max(-(-tokens // BLOCK_TOKENS), rows * -(-row_tokens // BLOCK_TOKENS))
-        self.executor = NativeExecutor(weights, blocks=blocks, threads=threads)
+        self.executor = NativeExecutor(weights, blocks=engines * blocks, threads=threads)
         self.load_s = time.perf_counter() - began
         self.ruler = Ruler(weights, self.executor.kv_bytes, threads=threads)
-        cache = blocks * BLOCK_TOKENS * self.ruler.kv_bytes_per_token
+        cache = engines * blocks * BLOCK_TOKENS * self.ruler.kv_bytes_per_token
         if kv_memory is not None and cache > kv_memory:
             raise InputError(
                 f"timing {rows} rows and prompts of {tokens} tokens needs {cache / 1e6:.0f} MB of KV cache:"
@@ -73,13 +77,18 @@ class SpeedTest:
             )
         self.weights = weights
         self.vocabulary = weights.architecture.vocab
-        self.engine = Engine(
-            Scheduler(blocks, max_step_tokens=max(tokens, rows), max_running=rows, prefix_reuse=False),
-            self.executor,
-            Wall(),
-            context=min(max(tokens, row_tokens), weights.architecture.context_length),
-            vocabulary=self.vocabulary,
-        )
+        executors = [self.executor.on_blocks(number * blocks, blocks) for number in range(1, engines)]
+        self.engines = [
+            Engine(
+                Scheduler(blocks, max_step_tokens=max(tokens, rows), max_running=rows, prefix_reuse=False),
+                executor,
+                Wall(),
+                context=min(max(tokens, row_tokens), weights.architecture.context_length),
+                vocabulary=self.vocabulary,
+            )
+            for executor in (self.executor, *executors)
+        ]
+        self.engine = self.engines[0]
 
     def prefill(self, tokens: Sequence[int]) -> Timing:
         """One prompt, in one step, to its first token."""
@@ -97,22 +106,23 @@ class SpeedTest:
         return list(total - logits[np.arange(len(logits)), tokens[1:]])
 
     def staggered(
-        self, groups: Sequence[Sequence[int]], every: int, tokens: int
-    ) -> list[tuple[float, StepRecord]]:
-        """Prompts by their lengths: a group of them comes every so many steps, and each sequence ends with
-        so many tokens. All steps and their seconds, until the last has ended; no roof is probed beside them.
+        self, groups: Sequence[Sequence[int]], every: int, tokens: int, *, engine: Engine | None = None
+    ) -> Iterator[tuple[float, StepRecord]]:
+        """Prompts by their lengths: a group of them comes every so many steps, and each sequence ends with so
+        many tokens. Each step as it is done, with its seconds, until the last has ended; no roof is probed.
         """
-        waiting = list(groups)
-        found: list[tuple[float, StepRecord]] = []
-        while waiting or self.engine.busy:
-            if waiting and (len(found) % every == 0 or not self.engine.busy):
-                for row, length in enumerate(waiting.pop(0)):
+        engine = engine or self.engine
+        waiting = deque(groups)
+        for step in count():
+            if waiting and (step % every == 0 or not engine.busy):
+                for row, length in enumerate(waiting.popleft()):
                     prompt = made_up(length, self.vocabulary, row)
-                    self.engine.add(prompt, replace(GREEDY, max_tokens=tokens, ignore_eos=True))
+                    engine.add(prompt, replace(GREEDY, max_tokens=tokens, ignore_eos=True))
+            if not engine.busy:
+                return
             began = time.perf_counter()
-            self.engine.step()
-            found.append((time.perf_counter() - began, self.engine.log[-1]))
-        return found
+            engine.step()
+            yield time.perf_counter() - began, engine.log[-1]
 
     def _time(self, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling = GREEDY) -> Timing:
         seconds, timed = self._run(prompts, tokens, sampling)

@@ -145,12 +145,12 @@ def _native_engine(kept: Mapping[str, Any]) -> str:
 
 def _steps_of_run(test: Mapping[str, Any]) -> str:
     """Where the error of a run comes from, for files that tell."""
-    if "priced" not in test:
+    if "others" not in test:
         return ""
     return (
         f"\nThe very steps that ran at {test['share']:.0%}, predicted one by one, come to"
-        f" {1 + test['priced']:.1%} of the seconds that they took;\nthe machine was off its own speed by"
-        f" {test['unsteady']:.1%} around them.\n"
+        f" {1 + test['priced']:.1%} of the seconds that they took;\nthe machine's pace, by steps taken in"
+        f" turns with them, varied by {test['unsteady']:.1%} (standard deviation), as the simulation's.\n"
     )
 
 
