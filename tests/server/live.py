@@ -1,6 +1,5 @@
 """Servers for tests: a model behind the endpoints, listening on a free port of the loopback."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ def listening(served: Served) -> Iterator[str]:
     listener = listen("127.0.0.1", 0)
     app = create_app(served)
     server = uvicorn.Server(configured(app))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     while not server.started:
         time.sleep(0.01)

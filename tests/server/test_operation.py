@@ -1,6 +1,5 @@
 """What an operator relies on: limits, keys, queues, deadlines, draining, metrics, the log."""
 
-import asyncio
 import json
 import logging
 import queue
@@ -15,12 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 
 from membound import LLM
 from membound.server.app import create_app
 from membound.server.log import MOST_WAITING, Lines
-from membound.server.run import DrainingServer, Line, listen
+from membound.server.run import DrainingServer, Line, configured, listen
 from membound.server.served import Served
 from membound.server.settings import Settings
 from tests.server.conftest import Live
@@ -189,8 +187,8 @@ def draining_server() -> Iterator[tuple[str, DrainingServer]]:
     """Listening, until a signal; afterwards its thread has ended."""
     served = served_model(LLM("smollm2", context=512, max_running=2), "smollm2")
     listener = listen("127.0.0.1", 0)
-    server = DrainingServer(uvicorn.Config(create_app(served), log_config=None, access_log=False), served)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    server = DrainingServer(configured(create_app(served)), served)
+    thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     while not server.started:
         time.sleep(0.01)

@@ -12,7 +12,8 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from membound.errors import RunError
 from membound.server.served import Served
@@ -22,10 +23,14 @@ SWITCH_S = 0.0005
 """How long one thread may hold the interpreter while another waits; Python's 5 ms would delay every step."""
 
 
-COLLECTED = (700, 4, 25)
-"""When the garbage collector looks, which is at 3,500 objects at most, a millisecond, but for every hundredth
-time. Python's own middle number is 10.
+COLLECTED = (700, 4, 2**31 - 1)
+"""When the garbage collector looks by itself, which is at 3,500 objects at most, a millisecond; Python's own
+middle number is 10. All objects, 160 of each stream that runs, are for `DrainingServer` to have looked at.
 """
+
+FEW = 64  # connections, whose objects take the collector 3 ms
+TICKS_FEW = 100  # of 0.1 s: all are looked at so often while there are few
+TICKS_MANY = 6000  # and so often whatever there is; requests leave no circles, so little has piled up
 
 
 class Connection(HttpToolsProtocol):
@@ -46,7 +51,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self.scope["state"]["straight"] = Line(self.cycle)
+        self.scope["state"]["straight"] = Line(self.transport, self.flow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.cycle is not None:
@@ -66,18 +71,19 @@ class Connection(HttpToolsProtocol):
 class Line:
     """The way of parts of an answer straight to the socket: `streams.Straight`."""
 
-    __slots__ = ("_cycle",)
+    __slots__ = ("_flow", "_transport")
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+    def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
+        self._transport = transport
+        self._flow = flow
 
     @property
     def free(self) -> bool:
-        return not self._cycle.flow.write_paused
+        return not self._flow.write_paused
 
     def write(self, part: bytes) -> None:
-        if not self._cycle.disconnected:
-            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        if not self._transport.is_closing():
+            self._transport.write(b"%x\r\n%b\r\n" % (len(part), part))
 
 
 class DrainingServer(uvicorn.Server):
@@ -96,8 +102,13 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # the vocabulary and all modules: going through them takes 25 ms, now and then
-        gc.collect()  # of what is left: it looks again once a quarter of what it counted here has piled up
         gc.set_threshold(*COLLECTED)
+
+    async def on_tick(self, counter: int) -> bool:
+        few = len(self.server_state.connections) <= FEW
+        if counter % (TICKS_FEW if few else TICKS_MANY) == 0:
+            gc.collect()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
