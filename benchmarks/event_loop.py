@@ -44,8 +44,12 @@ def tools(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def kinds(vocabulary: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Heavy requests by name: where they go, and their bodies."""
+def kinds(vocabulary: int) -> dict[str, tuple[str, bytes]]:
+    """Heavy requests by name: where they go, and their bodies, of which this process keeps no objects."""
+    return {name: (path, json.dumps(body).encode()) for name, (path, body) in _kinds(vocabulary).items()}
+
+
+def _kinds(vocabulary: int) -> dict[str, tuple[str, dict[str, Any]]]:
     text, chat = "/v1/completions", "/v1/chat/completions"
     few = {"max_tokens": 2, "temperature": 0}
     said = [{"role": "user", "content": "Hi."}]
@@ -86,9 +90,9 @@ def kinds(vocabulary: int) -> dict[str, tuple[str, dict[str, Any]]]:
     }
 
 
-def post(port: int, path: str, body: Any) -> int:
+def post(port: int, path: str, body: bytes) -> int:
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    connection.request("POST", path, body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
     answer.read()
     connection.close()
@@ -121,9 +125,10 @@ def main() -> None:
     roof = ruler_of(llm, None).roof()
     served = Served.of(asked.model, llm.engine, llm.tokenizer, meter, roof, Settings(), guide)
     watch = Watch(LOOK_S)
+    requests = kinds(llm.engine.vocabulary or 1000)
 
     def heavy(port: int) -> None:
-        for name, (path, body) in kinds(llm.engine.vocabulary or 1000).items():
+        for name, (path, body) in requests.items():
             measure(watch, name, partial(post, port, path, body))
         for count in (32, 200):
             measure(watch, f"{count} streams that leave together", partial(storm, port, count))
