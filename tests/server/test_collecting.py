@@ -80,7 +80,7 @@ def test_all_objects_are_looked_at_while_there_are_few() -> None:
     server = DrainingServer(uvicorn.Config("none"), SimpleNamespace())  # type: ignore[arg-type]
 
     def gone_after(tick: int, connections: int) -> bool:
-        server.server_state.connections = set(range(connections))  # type: ignore[assignment]
+        server.server_state.connections = set(range(connections))  # type: ignore[arg-type]
         gc.collect()
         circle = weakref.ref(Circle())
         asyncio.run(server.on_tick(tick))

@@ -17,8 +17,9 @@ import pytest
 
 from membound import LLM
 from membound.server.app import create_app
+from membound.server.connection import Line
 from membound.server.log import MOST_WAITING, Lines
-from membound.server.run import DrainingServer, Line, configured, listen
+from membound.server.run import DrainingServer, configured, listen
 from membound.server.served import Served
 from membound.server.settings import Settings
 from tests.server.conftest import Live

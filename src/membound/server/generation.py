@@ -40,8 +40,12 @@ class Following:
         self._jobs = jobs
 
     def take(self, events: News) -> None:
-        """Keep the accounts; ApiError where a request failed."""
+        """What has just come."""
         self._served.heard(events[0][1].now)
+        self._account(events)
+
+    def _account(self, events: News) -> None:
+        """ApiError where a request failed."""
         for index, event in events:
             self._served.ledger.take(self.entries[index], event)
             if event.finish_reason == "error":
@@ -56,11 +60,12 @@ class Following:
         """
 
         def part(events: News) -> bytes:
-            self.take(events)
+            self._account(events)
             return render(events)
 
         def sent(events: News) -> bool:
             assert straight is not None
+            self._served.heard(events[0][1].now)  # the others waited for their client
             if not straight.free:
                 return False
             if made := part(events):

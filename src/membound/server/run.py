@@ -8,14 +8,12 @@ import sys
 import time
 from functools import partial
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from membound.errors import RunError
+from membound.server.connection import Connection
 from membound.server.served import Served
 from membound.server.turns import Turns
 
@@ -31,59 +29,6 @@ middle number is 10. All objects, 160 of each stream that runs, are for `Drainin
 FEW = 64  # connections, whose objects take the collector 3 ms
 TICKS_FEW = 100  # of 0.1 s: all are looked at so often while there are few
 TICKS_MANY = 6000  # and so often whatever there is; requests leave no circles, so little has piled up
-
-
-class Connection(HttpToolsProtocol):
-    """An HTTP connection that waits for its turn, takes parts of a stream past all that stands around the
-    routes, and leaves nothing behind once it is lost.
-    """
-
-    def __init__(self, *, turns: Turns, **of_uvicorn: Any) -> None:
-        super().__init__(**of_uvicorn)
-        self._turns = turns
-
-    def data_received(self, data: bytes) -> None:
-        self._turns.take(partial(self._read, data))
-
-    def _read(self, data: bytes) -> None:
-        if not self.transport.is_closing():
-            super().data_received(data)
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        self.scope["state"]["straight"] = Line(self.transport, self.flow)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.cycle is not None:
-            self.cycle.disconnected = True  # nothing is written any more
-        self._turns.take(partial(self._lost, exc))
-
-    def _lost(self, exc: Exception | None) -> None:
-        """Where a client breaks off, uvicorn leaves the timer for its next request running, and keeps the
-        last request's objects for as long as a client may be silent.
-        """
-        super().connection_lost(exc)
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = None
-
-
-class Line:
-    """The way of parts of an answer straight to the socket: `streams.Straight`."""
-
-    __slots__ = ("_flow", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
-        self._transport = transport
-        self._flow = flow
-
-    @property
-    def free(self) -> bool:
-        return not self._flow.write_paused
-
-    def write(self, part: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(b"%x\r\n%b\r\n" % (len(part), part))
 
 
 class DrainingServer(uvicorn.Server):
@@ -158,6 +103,7 @@ def configured(app: FastAPI) -> uvicorn.Config:
         access_log=False,
         timeout_graceful_shutdown=1,
         timeout_keep_alive=75,
+        ws="none",
         http=partial(Connection, turns=Turns()),  # type: ignore[arg-type]
     )
 
