@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
+from fastapi import FastAPI
 
-from membound.server.run import FEW, TICKS_FEW, TICKS_MANY, DrainingServer
+from membound.server.run import FEW, TICKS_FEW, TICKS_MANY, DrainingServer, configured
 from tests.server.conftest import Live
 from tests.server.live import wait_until_idle
 
@@ -77,7 +77,7 @@ class Circle:
 
 
 def test_all_objects_are_looked_at_while_there_are_few() -> None:
-    server = DrainingServer(uvicorn.Config("none"), SimpleNamespace())  # type: ignore[arg-type]
+    server = DrainingServer(configured(FastAPI()), SimpleNamespace())  # type: ignore[arg-type]
 
     def gone_after(tick: int, connections: int) -> bool:
         server.server_state.connections = set(range(connections))  # type: ignore[arg-type]

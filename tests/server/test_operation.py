@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from membound import LLM
+from membound.commands.serve import logging_requests
 from membound.server.app import create_app
 from membound.server.connection import Line
 from membound.server.log import MOST_WAITING, Lines
@@ -285,13 +286,27 @@ def test_lines_that_nobody_reads_are_counted_and_not_kept() -> None:
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     handler = Lines(lines)
     for _ in range(MOST_WAITING + 7):
-        handler.handle(logging.makeLogRecord({"msg": "line"}))
+        handler.handle(logging.makeLogRecord({"name": "membound.requests", "msg": "line"}))
     assert lines.qsize() == MOST_WAITING
     for _ in range(2):
         lines.get()
-    handler.handle(logging.makeLogRecord({"msg": "again"}))
+    handler.handle(logging.makeLogRecord({"name": "membound.requests", "msg": "again"}))
     *_, told, last = (lines.get().getMessage() for _ in range(MOST_WAITING))
     assert (json.loads(told)["lines"], last) == (7, "again")
+
+
+def test_warnings_of_others_are_lines_of_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_requests():
+        logging.getLogger("uvicorn.error").warning("Invalid %s", "request")
+        try:
+            raise ValueError("lost")
+        except ValueError:
+            logging.getLogger("asyncio").exception("in a callback")
+        logging.getLogger("membound.requests").info('{"status": 200}')
+    warned, failed, served = map(json.loads, capsys.readouterr().err.splitlines())
+    assert warned["warning"] == "Invalid request"
+    assert (failed["error"], failed["trace"].splitlines()[-1]) == ("in a callback", "ValueError: lost")
+    assert served == {"status": 200}
 
 
 def test_tokens_and_back(live: Live) -> None:

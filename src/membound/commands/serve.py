@@ -17,7 +17,7 @@ from membound.models.names import catalog_entry
 from membound.models.packaged import PACKAGED
 from membound.server.app import create_app
 from membound.server.guidance import Guide
-from membound.server.log import Lines, logger
+from membound.server.log import OTHERS, Lines, logger
 from membound.server.run import listen, serve
 from membound.server.served import Served
 from membound.server.settings import Settings
@@ -111,11 +111,17 @@ def logging_requests() -> Iterator[None]:
     """Lines of requests go to standard error from a thread of their own: a slow reader holds up nobody."""
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     writer = logging.handlers.QueueListener(lines, logging.StreamHandler())
-    logger.addHandler(Lines(lines))
+    handler = Lines(lines)
+    loggers = (logger, *map(logging.getLogger, OTHERS))
+    for each in loggers:
+        each.addHandler(handler)
+        each.propagate = False
     logger.setLevel(logging.INFO)
-    logger.propagate = False
     writer.start()
     try:
         yield
     finally:
+        for each in loggers:
+            each.removeHandler(handler)
+            each.propagate = True
         writer.stop()

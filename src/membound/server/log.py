@@ -19,6 +19,7 @@ from membound.server.fields import GenerationFields
 from membound.server.ledger import Entry
 
 logger = logging.getLogger("membound.requests")
+OTHERS = ("uvicorn.error", "asyncio")  # whose warnings are lines too
 QUIET = ("/health", "/ready", "/metrics", "/page")
 GONE = 499  # the client left before the answer
 MOST_WAITING = 1000  # lines that wait to be written
@@ -112,6 +113,18 @@ class RequestLog:
                 logger.info(json.dumps(line, ensure_ascii=False))
 
 
+class AsJson(logging.Formatter):
+    """What others log, uvicorn and asyncio, is a line of JSON too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name == logger.name:
+            return record.getMessage()
+        line = {"time": round(record.created, 3), record.levelname.lower(): record.getMessage()}
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
 class Lines(logging.handlers.QueueHandler):
     """Hands lines to a thread that writes them; where nobody reads them, counts those beyond `MOST_WAITING`.
 
@@ -120,6 +133,7 @@ class Lines(logging.handlers.QueueHandler):
 
     def __init__(self, lines: queue.SimpleQueue[logging.LogRecord]) -> None:
         super().__init__(lines)
+        self.setFormatter(AsJson())
         self._lines = lines
         self._dropped = 0
 

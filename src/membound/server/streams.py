@@ -139,7 +139,11 @@ class EventStream(Response):
         async with aclosing(self.chunks) as chunks:
             try:
                 async for chunk in chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    try:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    except asyncio.CancelledError as cancelled:
+                        await chunks.athrow(cancelled)  # whose deadline it may be
+                        raise
             except ApiError as error:
                 body = sse(error.body) + DONE
                 await send({"type": "http.response.body", "body": body, "more_body": True})
