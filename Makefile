@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
+BUILDS_WITH := "scikit-build-core>=0.11" "nanobind>=2.9" "mypy>=2.4,<3" "setuptools>=65" cmake ninja
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
+# Modules that mypyc compiles. Once edited they run from source until the next `make build`, and so do the others.
+COMPILED := $(wildcard cmake/*) $(patsubst %,src/membound/%.py,$(shell cat cmake/compiled.txt))
 
 .PHONY: build demo test lint bench load validate sanitize
 
@@ -12,10 +15,10 @@ build: $(BUILT)
 $(VENV)/.deps: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "scikit-build-core>=0.11" "nanobind>=2.9" cmake ninja
+	$(BIN)/pip install --quiet $(BUILDS_WITH)
 	touch $@
 
-$(BUILT): $(VENV)/.deps $(SOURCES)
+$(BUILT): $(VENV)/.deps $(SOURCES) $(COMPILED)
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
@@ -56,7 +59,7 @@ sanitize: .venv-sanitize/.built
 
 .venv-sanitize/.built: $(SOURCES)
 	$(PYTHON) -m venv .venv-sanitize
-	.venv-sanitize/bin/pip install --quiet "scikit-build-core>=0.11" "nanobind>=2.9" cmake ninja
+	.venv-sanitize/bin/pip install --quiet $(BUILDS_WITH)
 	.venv-sanitize/bin/pip install --quiet --no-build-isolation ".[dev]" \
-		-Cbuild-dir=build/sanitize -Ccmake.define.MEMBOUND_SANITIZE=ON
+		-Cbuild-dir=build/sanitize -Ccmake.define.MEMBOUND_SANITIZE=ON -Ccmake.define.MEMBOUND_COMPILE=OFF
 	touch $@

@@ -39,10 +39,7 @@ class FoldedCost:
     def seconds(self, sequences: int, context: Mapping[Window, int], chunks: Sequence[Chunk] = ()) -> float:
         """Of a step of sequences that compute one token each, known by their summed contexts, and chunks."""
         singles, rows, sampled, longer = sequences, sequences, sequences, 0
-        one = [
-            float(context[w] + sequences if w is None else min(_of(context, w) + sequences, sequences * w))
-            for w in self.windows
-        ]
+        one = [float(_with_own(context, window, sequences)) for window in self.windows]
         many: list[float] = []
         longer_rows = 0
         for tokens, cached, samples in chunks:
@@ -184,7 +181,7 @@ class FoldedStage:
 
     def tables(self, size: int) -> tuple[list[float], list[float]]:
         """Seconds of 0 … size - 1 rows, without what each sequence adds, and of as many that sample."""
-        rows = np.arange(size, dtype=np.float64)
+        rows: Vector = np.arange(size, dtype=np.float64)
         some = np.minimum(rows, 1.0)
         distinct = self._features.distinct_of(rows)
         by_rows = self._summed(self._rows, np.array([some, rows, 0 * rows, *distinct]))
@@ -242,8 +239,12 @@ def _parts(stage: Stage, places: list[list[int]]) -> list[Part]:
     ]
 
 
-def _of(context: Mapping[Window, int], window: Window) -> int:
-    return context[window] if window in context else context[None]
+def _with_own(context: Mapping[Window, int], window: Window, sequences: int) -> int:
+    """The keys that so many sequences see, each its own newest among them."""
+    if window is None:
+        return context[None] + sequences
+    cached = context[window] if window in context else context[None]
+    return min(cached + sequences, sequences * window)
 
 
 def _dot(coefficients: Iterable[float], found: Iterable[float]) -> float:

@@ -166,7 +166,7 @@ class BlockPool:
             assert not any(tables), "B0: tables are empty where blocks are only counted"
             assert not self._names, "B0: nothing is named then"
             return
-        users = Counter(block for table in tables for block in table)
+        users = Counter([block for table in tables for block in table])
         places = Counter(self._queue[self._head :])
         free = Counter(self.free_order())
         assert self.free + len(users) == self.blocks, "B1: every block is free or used"

@@ -122,8 +122,10 @@ class Scheduler:
             return self._verify()
         if self._sharing and self.pool.counted:
             self._number_blocks()
-        if self.prompts_first and self._stall():
-            return self._step
+        if self.prompts_first:
+            stalled = self._stall()
+            if stalled is not None:
+                return stalled
         bucket = self._buckets[self._count.steps % self.block_tokens]
         preempted: list[Request] = []
         if bucket:  # each of it needs a block; from the tail, others give way
@@ -144,8 +146,9 @@ class Scheduler:
             context[windowed.window], growth[windowed.window] = windowed.total, windowed.growing
         repeat = 1 if chunks or preempted else self._repeatable(budget)
         tokens = self.max_step_tokens - budget
-        self._step = Step(chunks, self.running, self._decodes, context, growth, preempted, tokens, repeat)
-        return self._step
+        step = Step(chunks, self.running, self._decodes, context, growth, preempted, tokens, repeat)
+        self._step = step
+        return step
 
     def _verify(self) -> Step | None:
         """Make a step in which whoever samples has drafts verified: all that run are chunks."""
@@ -165,12 +168,12 @@ class Scheduler:
             budget = self._admit(chunks, budget)
         if not self.running:
             return None
-        self._step = self._of_chunks(chunks, preempted, budget)
-        return self._step
+        self._step = step = self._of_chunks(chunks, preempted, budget)
+        return step
 
     def _of_chunks(self, chunks: list[tuple[Request, int]], preempted: list[Request], left: int) -> Step:
         """A step in which nobody is caught up, with so much of the budget left."""
-        nothing = dict.fromkeys([None, *(context.window for context in self._windowed)], 0)
+        nothing = dict.fromkeys([None, *[context.window for context in self._windowed]], 0)
         tokens = self.max_step_tokens - left
         return Step(chunks, self.running, 0, nothing, dict(nothing), preempted, tokens)
 
@@ -185,16 +188,17 @@ class Scheduler:
             request.blocks.extend(self.pool.take(missing))
         return True
 
-    def _stall(self) -> bool:
+    def _stall(self) -> Step | None:
         """Make a step of chunks alone, if there are any: the caught-up keep their tokens and blocks."""
         chunks: list[tuple[Request, int]] = []
         budget = self.max_step_tokens
         if len(self.running) > self._decodes:
             budget = self._catch_up(chunks, budget)
         budget = self._admit(chunks, budget)
-        if chunks:
-            self._step = self._of_chunks(chunks, [], budget)
-        return bool(chunks)
+        if not chunks:
+            return None
+        self._step = step = self._of_chunks(chunks, [], budget)
+        return step
 
     def _catch_up(self, chunks: list[tuple[Request, int]], budget: int) -> int:
         """The one request that is part of the way goes on; the tokens that are left."""
@@ -418,7 +422,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants S1 to S8 of docs/scheduler.md, and those of the pool."""
-        self.pool.check(request.blocks for request in self.running)
+        self.pool.check([request.blocks for request in self.running])
         everyone = [*self.waiting, *self.running]
         assert len(set(everyone)) == len(everyone), "S1: no request is in two places"
         assert all(r.state is State.WAITING and not r.blocks and not r.computed for r in self.waiting), (

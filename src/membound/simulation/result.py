@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
-from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from membound.costs.roofline import StepCost
-from membound.serving.request import Request
+from membound.simulation.log import Log as Log
 from membound.simulation.watch import Watch, gap_percentiles
 from membound.workloads.metrics import Summary
 from membound.workloads.slo import Slo as Slo
 
 Vector = NDArray[np.float64]
 SHARES = (0.5, 0.9, 0.99)
-COLUMNS = ("sent", "admitted", "first", "last", "prompt", "output")
-FULL = 256  # requests
-_NUMBERS = attrgetter("arrival", "admitted", "first_token", "last_token", "prompt_length", "output_length")
-
-
-class Log:
-    """The requests that ended, six numbers each, in order of their ends."""
-
-    def __init__(self) -> None:
-        self._numbers = array("d")
-        self._newest: list[Request] = []  # whose numbers are not yet among them: these take many at once
-
-    def __len__(self) -> int:
-        return len(self._numbers) // len(COLUMNS) + len(self._newest)
-
-    def add(self, request: Request) -> None:
-        """A request that has ended."""
-        self._newest.append(request)
-        if len(self._newest) >= FULL:
-            self._take_in()
-
-    def _take_in(self) -> None:
-        self._numbers.extend(chain.from_iterable(map(_NUMBERS, self._newest)))
-        self._newest.clear()
-
-    def column(self, name: str) -> Vector:
-        """One of COLUMNS, of all requests."""
-        self._take_in()
-        numbers = np.frombuffer(self._numbers).reshape(-1, len(COLUMNS))
-        return numbers[:, COLUMNS.index(name)].copy()
 
 
 @dataclass(frozen=True)

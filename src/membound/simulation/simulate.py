@@ -14,18 +14,19 @@ from membound.costs.memory import RankMemory
 from membound.costs.shared_experts import shared_experts
 from membound.errors import InputError
 from membound.executors.predicted import PredictedExecutor, StepSeconds
-from membound.serving.request import BLOCK_TOKENS, Request
+from membound.serving.request import BLOCK_TOKENS
 from membound.serving.scheduler import Scheduler
+from membound.simulation.admission import Run
 from membound.simulation.cluster import Cluster
 from membound.simulation.disaggregation import Handover, sent_bytes_per_token, transfer_link
 from membound.simulation.engines import EngineSettings, engine_settings
 from membound.simulation.replica import Engine, Lockstep, Replica
-from membound.simulation.result import Log, SimulationResult, Slo
+from membound.simulation.result import SimulationResult, Slo
 from membound.simulation.routing import router
 from membound.simulation.slowed import Slowed
 from membound.simulation.speculation import DraftedCost, Speculation, windows_of
 from membound.simulation.speculation import beside as with_drafter
-from membound.workloads.arrivals import Arrival, Workload
+from membound.workloads.arrivals import Workload
 
 SPEED_BATCH, SPEED_CONTEXT = 32, 1024  # the step by which engines are told apart for routing
 LEAST_CONTEXT = 256  # tokens of cache that a running request is thought to need when sequences are counted
@@ -131,35 +132,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
-
-
-class Run:
-    """Makes requests of arrivals, refuses those that never fit, and keeps the books."""
-
-    def __init__(self, room: int) -> None:
-        """`room` is the tokens of the smallest cache that a request may come to."""
-        self.room = room
-        self.log = Log()
-        self.sent = 0
-        self.rejected = 0
-        self.first = 0.0
-
-    def admit(self, arrival: Arrival, now: float) -> Request | None:
-        """Its request; None where prompt and output exceed the cache. The scheduler learns no length."""
-        if not self.sent:
-            self.first = arrival.time_s
-        self.sent += 1
-        prompt = arrival.prompt_tokens
-        if prompt + arrival.output_tokens - 1 > self.room:
-            self.rejected += 1
-            return None
-        return Request(
-            self.sent - 1,
-            max_tokens=self.room - prompt + 1,
-            arrival=arrival.time_s,
-            prompt_length=prompt,
-            keys=arrival.keys,
-        )
 
 
 def build_engines(group: Group, kv_tokens: int | None, block_tokens: int, pace: float = 1.0) -> list[Engine]:

@@ -18,13 +18,13 @@ from random import Random
 from typing import TextIO
 
 from membound.errors import InputError
+from membound.workloads import CATALOG
 from membound.workloads.arrivals import BLOCK_TOKENS, Arrival, Open
 
-FOLDER = Path(__file__).parent / "catalog"
 NAMED = {
-    "azure-conv": FOLDER / "azure-2023-conv.csv.xz",
-    "azure-code": FOLDER / "azure-2023-code.csv.xz",
-    "mooncake": FOLDER / "mooncake-synthetic.jsonl.xz",
+    "azure-conv": CATALOG / "azure-2023-conv.csv.xz",
+    "azure-code": CATALOG / "azure-2023-code.csv.xz",
+    "mooncake": CATALOG / "mooncake-synthetic.jsonl.xz",
 }
 MOONCAKE_TOKENS = 512  # that one of Mooncake's hash ids stands for
 
