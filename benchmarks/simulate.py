@@ -1,22 +1,25 @@
 """Simulated requests per second, on one core, with real costs and metrics: Llama-3.1-70B on four H100s.
 
-    python benchmarks/simulate.py [--million] [--peer PYTHON]
+    python benchmarks/simulate.py [--plain] [--million] [--peer PYTHON]
 
 In processor seconds, the best of several runs: neighbours disturb these less. Reading the trace, building
-the requests and summing up are included. With --million, a stream of a million requests and the memory of
-the process at its peak. With --peer, ai-dynamo's replay of the same traces by that python (see
-dynamo_worker.py).
+the requests and summing up are included. With --plain, what is compiled beside its sources, run in turns.
+With --million, a stream of a million requests and the memory of the process at its peak. With --peer,
+ai-dynamo's replay of the same traces by that python (see dynamo_worker.py).
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from membound.costs.deployment import Deployment, deployment
+from membound.serving import scheduler
 from membound.simulation.result import SimulationResult
 from membound.simulation.simulate import simulate
 from membound.workloads.arrivals import Workload, open_loop, scaled
@@ -24,24 +27,68 @@ from membound.workloads.lengths import LogNormal
 from membound.workloads.traces import trace
 
 RUNS = 9
+TURNS, RUNS_A_TURN = 3, 3
 PLAYED = (("azure-conv", 0.1), ("azure-conv", 1.0), ("azure-conv", 3.0), ("mooncake", 0.2), ("mooncake", 1.0))
 RUN_TOKENS = 512  # that one of the hash ids of a trace for the peer stands for
 FRESH = 10**9  # ids from here on are in no trace
 
 
-def timed(name: str, of: Deployment, workload: Workload, runs: int = RUNS) -> SimulationResult:
+def best_of(runs: int, of: Deployment, workload: Workload) -> tuple[float, SimulationResult]:
+    """Seconds of the quickest run."""
     best = float("inf")
     for _ in range(runs):
         began = time.process_time()
         found = simulate(of, workload)
         found.summaries()
         best = min(best, time.process_time() - began)
+    return best, found
+
+
+def timed(name: str, of: Deployment, workload: Workload, runs: int = RUNS) -> SimulationResult:
+    best, found = best_of(runs, of, workload)
     print(
         f"{name}: {found.completed / best:,.0f} simulated requests/s,"
         f" {best / found.steps * 1e6:.1f} µs per step, {found.steps / found.completed:.1f} steps per request,"
         f" {found.preemptions} preemptions, {found.prefix_hit_rate:.0%} of prompt tokens found"
     )
     return found
+
+
+def turn() -> None:
+    """Requests per second of each trace, as JSON: what a process of its own says to `beside_plain`."""
+    node = the_node()
+    rates = []
+    for name, scale in PLAYED:
+        best, found = best_of(RUNS_A_TURN, node, scaled(trace(name), scale))
+        rates.append(found.completed / best)
+    print(json.dumps([scheduler.__file__, rates]))
+
+
+def beside_plain() -> None:
+    """The compiled modules and their sources, in turns."""
+    best: dict[str, list[float]] = {}
+    for plain in ["", "1"] * TURNS:
+        said = subprocess.run(
+            [sys.executable, __file__, "--turn"],
+            env={**os.environ, "MEMBOUND_PLAIN": plain},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        file, rates = json.loads(said)
+        kind = "sources" if file.endswith(".py") else "compiled"
+        best[kind] = [max(pair) for pair in zip(rates, best.get(kind, rates), strict=True)]
+    if "compiled" not in best:
+        sys.exit("nothing is compiled, or sources were edited since: build again")
+    for (name, scale), quick, slow in zip(PLAYED, best["compiled"], best["sources"], strict=True):
+        print(
+            f"{name}, {scale:g} times its rate: {quick:,.0f} simulated requests/s compiled,"
+            f" {slow:,.0f} from sources, {quick / slow:.2f} times as many"
+        )
+
+
+def the_node() -> Deployment:
+    return deployment("Llama-3.1-70B", "4xh100-sxm", tp=4)
 
 
 def peer(python: str, name: str, scale: float, kv_tokens: int) -> None:
@@ -75,10 +122,18 @@ def peer(python: str, name: str, scale: float, kv_tokens: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--turn", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--peer", metavar="PYTHON")
     asked = parser.parse_args()
-    node = deployment("Llama-3.1-70B", "4xh100-sxm", tp=4)
+    if asked.turn:
+        turn()
+        return
+    if asked.plain:
+        beside_plain()
+        return
+    node = the_node()
     if asked.million:
         timed("a million requests", node, open_loop(5, LogNormal(1155, 211), 1_000_000), runs=1)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

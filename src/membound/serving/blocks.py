@@ -42,7 +42,7 @@ class BlockPool:
         self._queue = table(range(blocks))  # from `_head` on: free, longest unused first, and stale places
         self._head = 0
         self._stale: dict[int, int] = {}  # places of a block in the queue that no longer count, the foremost
-        self._names: dict[int, Hashable] = {}  # of named blocks, used or free
+        self._names: list[Hashable | None] = []  # of each block, used or free; made with the first
         self._found: dict[Hashable, int] = {}  # the inverse
         self._others: dict[int, int] = {}  # users of a block beside the first, where there are any
         self._idle: set[int] = set()  # free blocks that may have a name: all that have are among them
@@ -75,14 +75,20 @@ class BlockPool:
         blocks = self._queue[begin : self._head]
         if self._stale and not self._stale.keys().isdisjoint(blocks):
             blocks = self._skip_stale(blocks)
-        if self._idle and not self._idle.isdisjoint(blocks):
-            self._idle.difference_update(blocks)
-            found, forget = self._found, self._names.pop
-            for block in blocks:
-                name = forget(block, None)
-                if name is not None:
-                    del found[name]
+        if self._idle:
+            self._forget(blocks.tolist())
         return blocks
+
+    def _forget(self, blocks: list[int]) -> None:
+        """These free blocks will hold something else."""
+        if not self._idle.isdisjoint(blocks):
+            self._idle.difference_update(blocks)
+            found, names = self._found, self._names
+            for block in blocks:
+                name = names[block]
+                if name is not None:
+                    names[block] = None
+                    del found[name]
 
     def _skip_stale(self, blocks: array[int]) -> array[int]:
         """As many blocks as there are, from the places that count and those after them."""
@@ -102,6 +108,8 @@ class BlockPool:
 
     def name(self, blocks: Iterable[int], names: Iterable[Hashable]) -> None:
         """Used private blocks hold these names from now on; where another does already, it stays private."""
+        if not self._names:
+            self._names = [None] * self.blocks
         found, known = self._found, self._names
         for block, name in zip(blocks, names, strict=True):
             if name not in found:
@@ -166,6 +174,7 @@ class BlockPool:
             assert not any(tables), "B0: tables are empty where blocks are only counted"
             assert not self._names, "B0: nothing is named then"
             return
+        names = {block: name for block, name in enumerate(self._names) if name is not None}
         users = Counter([block for table in tables for block in table])
         places = Counter(self._queue[self._head :])
         free = Counter(self.free_order())
@@ -176,11 +185,11 @@ class BlockPool:
         assert all(0 < count <= places[block] for block, count in self._stale.items()), (
             "B3: stale places exist"
         )
-        assert all(count == 1 for block, count in users.items() if block not in self._names), (
+        assert all(count == 1 for block, count in users.items() if block not in names), (
             "B4: private blocks have one user"
         )
         shared = {block: count - 1 for block, count in users.items() if count > 1}
         assert self._others == shared, "B5: users are counted where there are several"
-        assert self._names.keys() - users.keys() <= self._idle <= free.keys(), "B5: idle blocks are free"
-        assert self._found == {name: block for block, name in self._names.items()}, "B6: one block per name"
-        assert len(self._found) == len(self._names), "B6: one name per block"
+        assert names.keys() - users.keys() <= self._idle <= free.keys(), "B5: idle blocks are free"
+        assert self._found == {name: block for block, name in names.items()}, "B6: one block per name"
+        assert len(self._found) == len(names), "B6: one name per block"

@@ -246,7 +246,9 @@ class Scheduler:
         if self._sharing:
             for _ in range(steps):
                 count.steps += 1
-                self._grow(self._buckets[count.steps % self.block_tokens])
+                bucket = self._buckets[count.steps % self.block_tokens]
+                if bucket:
+                    self._grow(bucket)
             return
         begin = (count.steps + 1) % self.block_tokens
         rounds, rest = divmod(steps, self.block_tokens)
