@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
+from typing import Final
 
 import numpy as np
 
@@ -11,10 +12,11 @@ from membound.costs.features import Window
 from membound.costs.folded import Chunk, FoldedCost
 from membound.costs.roofline import StepCost
 
-FIRST_ROWS = 1024  # entries of a table when it is made; it doubles when more are asked for
-LONG, LONGEST = 80, 4096  # steps from which on, and up to which, arrays are quicker than a loop
-COUNTED = np.arange(float(LONGEST))
-NEVER = float("inf")
+FIRST_ROWS: Final = 1024  # entries of a table when it is made; it doubles when more are asked for
+LONG: Final = 80  # steps from which on arrays are quicker than a loop
+LONGEST: Final = 4096  # and up to which
+COUNTED: Final = np.arange(float(LONGEST))
+NEVER: Final = float("inf")
 
 Curve = tuple[float, float, float, float, float]
 """Seconds by the keys that are seen: base + linear · keys + √(zeroth + first · keys + second · keys²)."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Final
 
 
 def table(blocks: Iterable[int] = ()) -> array[int]:
@@ -25,7 +26,7 @@ def table(blocks: Iterable[int] = ()) -> array[int]:
     return array("i", blocks)
 
 
-NO_BLOCKS = table()
+NO_BLOCKS: Final = table()
 
 
 class BlockPool:

@@ -9,12 +9,13 @@ from collections.abc import Hashable, Iterable, Sequence
 from enum import Enum
 from hashlib import blake2b
 from itertools import islice
+from typing import Final
 
 from membound.serving.blocks import NO_BLOCKS
 from membound.serving.constraint import Constraint
 from membound.serving.sampling import Sampling
 
-BLOCK_TOKENS = 16
+BLOCK_TOKENS: Final = 16
 """Tokens of KV cache in one block."""
 
 GREEDY = Sampling()

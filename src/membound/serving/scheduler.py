@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
+from typing import Final
 
 from membound.errors import InputError
 from membound.serving.blocks import NO_BLOCKS, BlockPool
@@ -23,8 +24,10 @@ from membound.serving.context import ContextSum
 from membound.serving.request import BLOCK_TOKENS, Request, State, StepCount
 from membound.serving.step import Outcome, Step
 
-_ORDER = attrgetter("order")
-_WAITING, _RUNNING, _ENDED = State.WAITING, State.RUNNING, State.ENDED
+_ORDER: Final = attrgetter("order")
+_WAITING: Final = State.WAITING
+_RUNNING: Final = State.RUNNING
+_ENDED: Final = State.ENDED
 
 
 class Scheduler:
@@ -225,9 +228,11 @@ class Scheduler:
                 for context in self._windowed:
                     context.advance(outcome.times, self._count.steps)
             if step.chunks:
-                take_in = self._take_in if self.drafts else self._advance
                 for request, count in step.chunks:
-                    take_in(request, count, outcome)
+                    if self.drafts:
+                        self._take_in(request, count, outcome)
+                    else:
+                        self._advance(request, count, outcome)
         if self._aborted:
             self._drop_aborted()
         if not outcome.ended:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from itertools import chain
 from operator import attrgetter
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from membound.serving.request import Request
 
 Vector: TypeAlias = NDArray[np.float64]
-COLUMNS = ("sent", "admitted", "first", "last", "prompt", "output")
-FULL = 256  # requests
-_NUMBERS = attrgetter("arrival", "admitted", "first_token", "last_token", "prompt_length", "output_length")
+COLUMNS: Final = ("sent", "admitted", "first", "last", "prompt", "output")
+FULL: Final = 256  # requests
+_NUMBERS: Final = attrgetter(
+    "arrival", "admitted", "first_token", "last_token", "prompt_length", "output_length"
+)
 
 
 class Log:

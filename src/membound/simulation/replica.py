@@ -7,7 +7,7 @@ come. Between the two others may add requests; they wait for the next step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from membound.executors.predicted import (
     Chunk,
@@ -21,7 +21,7 @@ from membound.serving.scheduler import Scheduler
 from membound.serving.step import Outcome, Step
 from membound.simulation.watch import Watch
 
-NEVER = float("inf")
+NEVER: Final = float("inf")
 Ended = Callable[[Request], None]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from membound.serving.scheduler import Scheduler
 from membound.serving.step import Outcome, Step
 
-BINS = 1000  # of gaps between tokens, for each factor of e: a percentile is exact to a twentieth of a percent
-MOMENTS = 512  # at most so many are kept of a run
-COLUMNS = 7  # numbers kept of a step until it is summed up
-FULL = 4096 * COLUMNS
+BINS: Final = 1000  # of gaps between tokens, for each factor of e: percentiles to a twentieth of a percent
+MOMENTS: Final = 512  # at most so many are kept of a run
+COLUMNS: Final = 7  # numbers kept of a step until it is summed up
+FULL: Final = 4096 * COLUMNS
 
 Vector: TypeAlias = NDArray[np.float64]
 
