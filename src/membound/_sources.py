@@ -7,12 +7,13 @@ environment, and in an editable install once one of them differs from what was c
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from importlib.util import source_hash, spec_from_file_location
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 RECORD = "compiled.json"  # of the build: source files of compiled modules, and the hashes of their texts
 
@@ -26,6 +27,8 @@ class SourceFinder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        from importlib.util import spec_from_file_location
+
         source = self._sources.get(name)
         return None if source is None else spec_from_file_location(name, source)
 
@@ -40,6 +43,9 @@ def finder(folders: Sequence[str], plain: bool) -> SourceFinder | None:
     record = _existing(folders, RECORD)
     if record is None:
         return None
+    import json
+    from importlib.util import source_hash
+
     with open(record, encoding="utf-8") as file:
         compiled: dict[str, str] = json.load(file)
     sources, changed = {}, False
