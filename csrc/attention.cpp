@@ -52,7 +52,7 @@ void fetch(const float* from, int count) {
 int64_t Model::attention_floats() const {
     int padded = 0;
     for (const AttentionPlan& plan : plans_) padded = std::max(padded, padded_head(plan.shape().head_dim));
-    return int64_t{kQueryRows} * (3 * padded + 4);
+    return int64_t{2 * kPartitionTokens + 16} * padded + int64_t{kQueryRows} * (3 * padded + 4);
 }
 
 // What readies heads of a row; `bias` is of all heads or empty.
@@ -110,7 +110,9 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
     AttentionPlan& plan = plans_[layer.plan];
     const AttentionShape& shape = layer.attention;
     const int padded = padded_head(shape.head_dim);
-    float* queries = scratch_[thread].attention.data();  // (kQueryRows, padded)
+    float* wide = scratch_[thread].attention.data();
+    float* turned = wide + 2 * kPartitionTokens * padded;
+    float* queries = turned + 16 * padded;  // (kQueryRows, padded)
     float* whole_at = queries + kQueryRows * padded;
     float* part_at = whole_at + kQueryRows * (padded + 2);
     int32_t first_key[kQueryRows], last_key[kQueryRows];
@@ -152,7 +154,7 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
             for (int i = 0; i < kHalvesAhead; ++i) halves[2 * blocks.count() + i] = ahead.half(i);
             const Sums to = cut ? Sums(plan.partial(item, partition), count) : partition == begin ? whole : part;
             vector_.attend({kv_type_, padded, count, queries, first_key, last_key, blocks.begin, blocks.count(), halves,
-                            to.greatest, to.total, to.values});
+                            wide, turned, to.greatest, to.total, to.values});
             if (!cut && partition > begin) join(part);
         }
         if (cut) {

@@ -16,7 +16,7 @@ constexpr int kBlockTokens = 16;
 constexpr int kPartitionTokens = 256;
 constexpr int kPartitionBlocks = kPartitionTokens / kBlockTokens;
 // Query rows (tokens × heads that share a KV head) that attention takes at once.
-constexpr int kQueryRows = 48;
+constexpr int kQueryRows = 96;
 
 enum class KvType : uint32_t { f32, f16 };
 
@@ -41,6 +41,8 @@ struct AttentionPart {
     const int32_t* last_key;
     int first_block, blocks;       // of the sequence: those of the partition that any row sees
     const uint8_t* const* halves;  // (2 blocks + kHalvesAhead) keys of each block, values of each, and what is read next
+    float* wide;                   // scratch: (2 kPartitionTokens, head_dim), 64-byte aligned
+    float* turned;                 // scratch: (head_dim, 16)
     float* greatest;               // out: (rows) greatest score, or a very low number where a row sees no key
     float* total;                  // out: (rows) sum of exp(score - greatest)
     float* values;                 // out: (rows, head_dim) sum of exp(score - greatest) · value
