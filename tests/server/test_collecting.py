@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi import FastAPI
 
-from membound.server.run import FEW, TICKS_FEW, TICKS_MANY, DrainingServer, configured
+from membound.server.run import TICKS_BUSY, TICKS_IDLE, DrainingServer, configured
 from tests.server.conftest import Live
 from tests.server.live import wait_until_idle
 
@@ -76,21 +76,27 @@ class Circle:
         self.itself = self
 
 
-def test_all_objects_are_looked_at_while_there_are_few() -> None:
+def test_all_objects_are_looked_at_while_no_request_is_under_way() -> None:
     server = DrainingServer(configured(FastAPI()), SimpleNamespace())  # type: ignore[arg-type]
+    loop = asyncio.new_event_loop()
 
-    def gone_after(tick: int, connections: int) -> bool:
-        server.server_state.connections = set(range(connections))  # type: ignore[arg-type]
+    def gone_after(ticks: int, *tasks: object) -> bool:
+        server.server_state.tasks = set(tasks)  # type: ignore[arg-type]
         gc.collect()
         circle = weakref.ref(Circle())
-        asyncio.run(server.on_tick(tick))
+        for tick in range(1, 1 + ticks):
+            loop.run_until_complete(server.on_tick(tick))
         return circle() is None
 
     gc.disable()
     try:
-        assert not gone_after(TICKS_FEW + 1, 0)
-        assert gone_after(TICKS_FEW, FEW)
-        assert not gone_after(TICKS_FEW, FEW + 1)
-        assert gone_after(TICKS_MANY, FEW + 1)
+        assert not gone_after(TICKS_IDLE - 1)
+        assert not gone_after(1, "one")
+        assert gone_after(1)
+        assert not gone_after(TICKS_IDLE, "one")
+        assert gone_after(1)
+        assert not gone_after(TICKS_BUSY - 1, "one")
+        assert gone_after(1, "one")
     finally:
         gc.enable()
+        loop.close()

@@ -23,12 +23,12 @@ SWITCH_S = 0.0005
 
 COLLECTED = (700, 4, 2**31 - 1)
 """When the garbage collector looks by itself, which is at 3,500 objects at most, a millisecond; Python's own
-middle number is 10. All objects, 160 of each stream that runs, are for `DrainingServer` to have looked at.
+middle number is 10. All objects, 160 of each stream and lists of whatever length, are for `DrainingServer` to
+have looked at.
 """
 
-FEW = 64  # connections, whose objects take the collector 3 ms
-TICKS_FEW = 100  # of 0.1 s: all are looked at so often while there are few
-TICKS_MANY = 6000  # and so often whatever there is; requests leave no circles, so little has piled up
+TICKS_IDLE = 100  # of 0.1 s: all are looked at so often if no request is under way at that moment
+TICKS_BUSY = 6000  # and so often in any case; requests leave no circles, so little has piled up
 
 
 class DrainingServer(uvicorn.Server):
@@ -40,7 +40,8 @@ class DrainingServer(uvicorn.Server):
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hurry = False  # a second signal came
-        self._collected = gc.get_threshold()
+        self._thresholds = gc.get_threshold()
+        self._ticks = 0  # since all objects were looked at
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -50,14 +51,15 @@ class DrainingServer(uvicorn.Server):
         gc.set_threshold(*COLLECTED)
 
     async def on_tick(self, counter: int) -> bool:
-        few = len(self.server_state.connections) <= FEW
-        if counter % (TICKS_FEW if few else TICKS_MANY) == 0:
+        self._ticks += 1
+        if self._ticks >= (TICKS_BUSY if self.server_state.tasks else TICKS_IDLE):
+            self._ticks = 0
             gc.collect()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        gc.set_threshold(*self._collected)
+        gc.set_threshold(*self._thresholds)
         gc.unfreeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
