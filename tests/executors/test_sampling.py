@@ -165,7 +165,7 @@ def test_a_sample_is_among_the_candidates(
         ("repetition_penalty", 0.0),
         ("presence_penalty", 2.1),
         ("frequency_penalty", math.nan),
-        ("max_tokens", 0),
+        ("max_tokens", -1),
         ("stop", "text"),
         ("stop", ("",)),
         ("logprobs", -1),

@@ -61,6 +61,27 @@ def test_several_prompts_stand_in_their_order(live: Live) -> None:
     assert texts == alone
 
 
+@pytest.mark.parametrize(("prompt", "count", "tokens"), [(FRANCE, 1, 5), ([FRANCE, "One two three"], 2, 8)])
+def test_no_tokens_are_an_empty_text_per_prompt(
+    live: Live, prompt: str | list[str], count: int, tokens: int
+) -> None:
+    steps = live.served.engine.engine.steps
+    whole = live.client.completions.create(model="smollm2", prompt=prompt, max_tokens=0)
+    *chunks, last = live.client.completions.create(
+        model="smollm2", prompt=prompt, max_tokens=0, stream=True, stream_options={"include_usage": True}
+    )
+    ended = [(index, "", "length", None) for index in range(count)]
+    for choices in whole.choices, [choice for chunk in chunks for choice in chunk.choices]:
+        assert [(each.index, each.text, each.finish_reason, each.logprobs) for each in choices] == ended
+    assert len(chunks) == count
+    assert last.usage == whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (tokens, 0)
+    assert live.served.engine.engine.steps == steps
+    wait_until_idle(live.served)
+    entry = live.served.ledger.lately[-1]
+    assert (entry.reason, entry.output_tokens, entry.admitted) == ("length", 0, None)
+
+
 def test_token_ids_as_a_prompt(live: Live) -> None:
     ids = live.served.text.encode(FRANCE)
     answer = live.client.completions.create(model="smollm2", prompt=ids, max_tokens=4, temperature=0)
@@ -194,7 +215,7 @@ def test_models(live: Live) -> None:
         ({"top_p": -0.1}, "top_p"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"logprobs": 6}, "logprobs"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": 5000}, "lower max_tokens"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"logit_bias": {"paris": 1}}, "'paris' is no token id"),
@@ -205,6 +226,7 @@ def test_models(live: Live) -> None:
         ({"prompt": [10**6]}, "token ids must lie between 0 and"),
         ({"prompt": []}, "prompt"),
         ({"prompt": "word " * 2000}, "shorten the prompt"),
+        ({"prompt": "word " * 2000, "max_tokens": 0}, "shorten the prompt"),
     ],
 )
 def test_refusals_name_the_field(live: Live, options: dict[str, object], message: str) -> None:
@@ -229,6 +251,7 @@ def test_refusals_name_the_field(live: Live, options: dict[str, object], message
             "should match pattern",
             "response_format.json_schema.name",
         ),
+        ({"max_tokens": 0}, "greater than or equal to 1", "max_tokens"),
         ({"reasoning_effort": "low"}, "reasoning_effort is not supported", "reasoning_effort"),
     ],
 )

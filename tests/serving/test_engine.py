@@ -156,6 +156,18 @@ def test_without_a_limit_it_fills_the_context() -> None:
     assert completion.finish_reason == "length"
 
 
+def test_whoever_wants_no_token_ends_before_the_next_step() -> None:
+    machine = engine(codec=Letters())
+    other = machine.add("other", FREE)
+    none, left = (machine.add("once", Sampling(max_tokens=0)) for _ in range(2))
+    assert machine.abort(left) is not None
+    assert [(event.request, event.finish_reason) for event in machine.step()] == [(none, "length")]
+    assert (machine.steps, machine.scheduler.pool.free) == (0, machine.scheduler.pool.blocks)
+    assert [event.request for event in machine.step()] == [other]
+    completion = machine.generate(["once"], Sampling(max_tokens=0))[0]
+    assert (completion.finish_reason, completion.text, completion.token_ids) == ("length", "", [])
+
+
 def test_times_are_those_of_the_clock() -> None:
     machine = engine(step_tokens=8)
     completion = machine.generate([[1] * 20], FREE)[0]
@@ -173,6 +185,7 @@ def test_times_are_those_of_the_clock() -> None:
         ([], FREE, "empty"),
         ([1] * 40, FREE, "the context 32"),
         ([1] * 30, FREE, "lower max_tokens to 2"),
+        ([1] * 40, Sampling(max_tokens=0), "the context 32"),
         ([VOCABULARY], FREE, "between 0 and 255"),
         ([-1], FREE, "between 0 and 255"),
         ("text", FREE, "no tokenizer"),

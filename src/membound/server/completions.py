@@ -41,7 +41,7 @@ class CompletionFields(GenerationFields):
     """The body of /v1/completions."""
 
     prompt: str | Texts | Ids | Annotated[list[Ids], Field(min_length=1, fail_fast=True)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = DEFAULT_MAX_TOKENS
+    max_tokens: Annotated[int, Field(ge=0)] | None = DEFAULT_MAX_TOKENS
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     add_special_tokens: bool = True
     echo: OnlyFalse = None

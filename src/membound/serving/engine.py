@@ -118,12 +118,13 @@ class Engine:
         self.steps = 0  # how many there were
         self._ends = frozenset(codec.end_ids) if codec else frozenset[int]()
         self._tracks: dict[Request, _Track] = {}
+        self._empty: list[Request] = []  # that want no token: they end before the next step
         self._added = 0
 
     @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
-        return self.scheduler.busy
+        return bool(self._empty) or self.scheduler.busy
 
     def encode(self, prompt: str | Sequence[int]) -> Sequence[int]:
         """The ids of a prompt."""
@@ -165,7 +166,10 @@ class Engine:
         most = self.check(ids, sampling)
         request = Request(self._added, ids, sampling, max_tokens=most, arrival=self.clock.now())
         request.constraint = constraint
-        self.scheduler.add(request)
+        if most:
+            self.scheduler.add(request)
+        else:
+            self._empty.append(request)
         self._added += 1
         ends = sampling.stop_ids if sampling.ignore_eos else sampling.stop_ids | self._ends
         text = Text(self.codec, request.tokens, sampling.stop) if self.codec else None
@@ -181,6 +185,8 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Run one step; what came of it, by request. If the executor fails, its requests end in error."""
+        if self._empty:
+            return self._end_empty()
         step = self.scheduler.schedule()
         if step is None:
             return []
@@ -225,6 +231,17 @@ class Engine:
                 self.abort(request)
             raise
         return list(completions.values())
+
+    def _end_empty(self) -> list[Event]:
+        """Whoever wants no token has all it wants."""
+        now = self.clock.now()
+        events = []
+        for request in self._empty:
+            request.state = State.ENDED
+            if self._tracks.pop(request, None) is not None:
+                events.append(Event(request, now, finish_reason="length"))
+        self._empty.clear()
+        return events
 
     def _take(self, outcome: Outcome) -> tuple[list[Event], list[Request]]:
         """Tokens become events; which requests end with them."""

@@ -62,7 +62,7 @@ class Sampling:
             self.logit_bias,
             "of token ids and finite numbers",
         )
-        _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        _require(self.max_tokens is None or self.max_tokens >= 0, "max_tokens", self.max_tokens, "at least 0")
         _require(not isinstance(self.stop, str), "stop", self.stop, "a tuple of strings, not one string")
         _require(all(self.stop), "stop", self.stop, "free of empty strings")
         _require(self.logprobs is None or self.logprobs >= 0, "logprobs", self.logprobs, "at least 0")

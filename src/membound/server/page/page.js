@@ -117,6 +117,7 @@ function judge() {
   let good = 0, all = 0, earliest = Infinity;
   for (const [, sent, , first, last, ended, , output, reason] of state.requests.values()) {
     if (ended == null || ended < state.now - SLO_S || reason === "abort") continue;
+    if (first == null && reason === "length") continue; // it asked for no token
     all += 1;
     earliest = Math.min(earliest, sent);
     if (reason === "error" || first == null) continue;
