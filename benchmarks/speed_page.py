@@ -1,8 +1,9 @@
-"""docs/speed.md and its picture, from all that `peers.py` has kept.
+"""A page of docs/ and its picture, from all that `peers.py` has kept.
 
-.venv/bin/python benchmarks/speed_page.py
+.venv/bin/python benchmarks/speed_page.py [--page speed]
 """
 
+import argparse
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -234,16 +235,21 @@ def notes(kept: Kept) -> Iterator[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--page", default="speed", help="its name: another for each machine")
+    page = parser.parse_args().page
     kept = {model: found for model in MODELS if (found := columns(model))}
     if not kept:
         raise SystemExit("nothing is measured yet: run benchmarks/peers.py")
     parts = [INTRODUCTION, *asked(kept), *timings(kept), *serving(kept), *limits(kept)]
     if any(OURS in measured(found[name]) for found in kept.values() for name in TOKENS if name in found):
-        draw(kept, DOCS / "speed.png", len(os.sched_getaffinity(0)))
-        parts.append("## Below the roof\n\n![Every engine's steps on the roofline](speed.png)\n")
+        draw(kept, DOCS / f"{page}.png", len(os.sched_getaffinity(0)))
+        parts.append(f"## Below the roof\n\n![Every engine's steps on the roofline]({page}.png)\n")
     parts += notes(kept)
-    (DOCS / "speed.md").write_text("\n".join(parts))
-    print(f"written to {DOCS / 'speed.md'}")
+    (DOCS / f"{page}.md").write_text("\n".join(parts))
+    print(f"written to {DOCS / page}.md")
 
 
 if __name__ == "__main__":
