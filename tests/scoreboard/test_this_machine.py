@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,23 +20,25 @@ from membound.measuring.speed import SpeedTest
 from membound.scoreboard.scores import native_rows
 from membound.scoreboard.this_machine import (
     AFTER,
-    BESIDE_S,
-    EVEN,
     LONG,
     RUNNING,
     SHORT,
-    TURN_S,
-    Beside,
-    Halting,
-    Pace,
     Sample,
-    Served,
     averaged,
     fit_steps,
     gathered,
     median_error,
-    pace_of,
     refuse_implausible,
+)
+from membound.scoreboard.this_machine_run import (
+    BESIDE_S,
+    EVEN,
+    TURN_S,
+    Beside,
+    Halting,
+    Pace,
+    Served,
+    pace_of,
     requests_at,
     saturation,
     settings_here,
@@ -140,6 +141,10 @@ class FewSteps:
     def __init__(self) -> None:
         self.engines = (None, None)
         self.rounds = 0
+        self.now = 0.0
+
+    def read(self) -> float:
+        return self.now
 
     def staggered(
         self, groups: Sequence[Sequence[int]], every: int, tokens: int, *, engine: object
@@ -148,7 +153,7 @@ class FewSteps:
             return
         self.rounds += 1
         for rows in range(1, 5):
-            time.sleep(BESIDE_S / 20)
+            self.now += BESIDE_S / 20
             yield rows * (2 - self.rounds % 2), StepRecord(0, 0, (), (5,) * rows)
 
 
@@ -158,7 +163,7 @@ FIRST = SHORT[0]
 def test_steps_beside_a_run_go_round_and_round() -> None:
     """To the end of the last round; and the pace at each turn is that of the machine beside other rounds."""
     test = FewSteps()
-    beside = Beside(cast(SpeedTest, test))
+    beside = Beside(cast(SpeedTest, test), test.read)
     for moment in (1.0, 2.0):
         beside.turn(moment)
     rounds = beside.finish()
@@ -187,19 +192,24 @@ def test_the_pace_is_that_of_its_moment() -> None:
 def test_the_run_halts_while_other_steps_are_taken() -> None:
     """Its clock with it, once in a while; and who waits is woken for it."""
     halted: list[float] = []
+    passed = [7.0]
+
+    def sleep(seconds: float) -> None:
+        passed.append(passed[-1] + seconds)
 
     def work(moment: float) -> None:
         halted.append(moment)
-        time.sleep(0.2)
+        sleep(0.2)
 
-    clock = Halting(work)
+    clock = Halting(work, lambda: passed[-1], sleep)
     clock.turn()
     assert not halted
     clock.wait(60.0)
-    assert TURN_S <= clock.now() < 1.0
+    assert clock.now() == pytest.approx(TURN_S)
+    sleep(0.001)
     clock.turn()
-    assert len(halted) == 1
-    assert halted[0] <= clock.now() < halted[0] + 0.1
+    assert halted == [pytest.approx(TURN_S + 0.001)]
+    assert clock.now() == pytest.approx(halted[0])
     clock.turn()
     assert len(halted) == 1
 

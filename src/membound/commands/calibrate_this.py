@@ -11,6 +11,7 @@ from membound.costs.this_machine import parameters_file, remember, unmeasured
 from membound.measuring.speed import SpeedTest
 from membound.models.pull import resolve_model
 from membound.scoreboard import this_machine as here
+from membound.scoreboard import this_machine_run as trial
 
 SHARES = (0.5, 0.8)  # of saturation
 ROUNDS = 2  # of steps before the runs; those taken in turns with a run are what simulates it
@@ -27,7 +28,7 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
             path,
             threads=threads,
             rows=here.RUNNING,
-            row_tokens=here.PROMPT + here.OUTPUT + 1,
+            row_tokens=trial.PROMPT + trial.OUTPUT + 1,
             tokens=here.STEP_TOKENS + 2 * here.AFTER,
             engines=2,
         )
@@ -36,21 +37,21 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
         rounds = [here.time_steps(test) for _ in range(ROUNDS)]
         first = here.fit_steps(asked, here.averaged(rounds), usual)
         here.refuse_implausible(asked, here.averaged(rounds), first, usual)
-        most = here.saturation(replace(asked, calibration=first.applied(asked.calibration)))
+        most = trial.saturation(replace(asked, calibration=first.applied(asked.calibration)))
         tests = []
         for number, share in enumerate(SHARES):
-            say(f"{here.COUNT} requests at {share:.0%} of saturation")
-            arrivals = here.requests_at(share * most, number)
-            tries: list[here.Served] = []
+            say(f"{trial.COUNT} requests at {share:.0%} of saturation")
+            arrivals = trial.requests_at(share * most, number)
+            tries: list[trial.Served] = []
             while len(tries) < TRIES and not any(run.others <= OTHERS for run in tries):
-                tries.append(here.served(test, arrivals))
+                tries.append(trial.served(test, arrivals))
                 rounds += tries[-1].beside
             run = min(tries, key=lambda one: one.others)
             found = here.fit_steps(asked, here.averaged(run.beside), usual)
             there = replace(asked, calibration=found.applied(asked.calibration))
-            simulated = here.simulated(there, arrivals, run.pace)
+            simulated = trial.simulated(there, arrivals, run.pace)
             tests.append(
-                here.Test(
+                trial.Test(
                     share,
                     share * most,
                     run.measured,

@@ -106,12 +106,11 @@ class SpeedTest:
         return list(total - logits[np.arange(len(logits)), tokens[1:]])
 
     def staggered(
-        self, groups: Sequence[Sequence[int]], every: int, tokens: int, *, engine: Engine | None = None
+        self, groups: Sequence[Sequence[int]], every: int, tokens: int, *, engine: Engine
     ) -> Iterator[tuple[float, StepRecord]]:
         """Prompts by their lengths: a group of them comes every so many steps, and each sequence ends with so
         many tokens. Each step as it is done, with its seconds, until the last has ended; no roof is probed.
         """
-        engine = engine or self.engine
         waiting = deque(groups)
         for step in count():
             if waiting and (step % every == 0 or not engine.busy):

@@ -30,9 +30,8 @@ class Connection(HttpToolsProtocol):
         self._due = False  # whether a turn will come
         self._in_head = True  # a request's line and headers, or between two requests
         self._head = 0  # bytes of it, by whole pieces
-        self._answered: RequestResponseCycle | None = (
-            None  # the request whose answer is made; others wait for it
-        )
+        # The request whose answer is made; others wait for it.
+        self._answered: RequestResponseCycle | None = None
 
     def data_received(self, data: bytes) -> None:
         self._waiting.extend(data[start : start + PIECE] for start in range(0, len(data), PIECE))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from membound.costs.roofline import StepCost
-from membound.simulation.log import Log as Log
+from membound.simulation.log import Log
 from membound.simulation.watch import Watch, gap_percentiles
 from membound.workloads.metrics import Summary
 from membound.workloads.slo import Slo as Slo
