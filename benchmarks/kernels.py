@@ -2,7 +2,8 @@
 
 For each weight type and number of rows: GB/s of packed weights read, GOP/s (a multiply and an add are two),
 and the share of the nearer roof, measured beside it: the read bandwidth at this working set and the int8
-(float types: fp32) multiply rate, of tile registers where the machine has them.
+(BF16: bf16, where there is such a rate; other float types: fp32) multiply rate, of tile registers where the
+machine has them.
 
     python benchmarks/kernels.py [--types Q4_1,Q8_0] [--rows 1,8,512] [--matrix 49152x576] [--isa avx2]
 """
@@ -64,9 +65,9 @@ def main() -> None:
             product, height = (few, 1536) if m >= 64 and not options.matrix else (matrix, rows)
             time = seconds(product, x, options.seconds)
             read = _core.probe_read(max(product.bytes, 1 << 20), threads=1, seconds=0.1)
-            peak = _core.probe_flops(
-                "fp32" if name.startswith(("F", "B")) else "int8", threads=1, seconds=0.05
-            )
+            precision = {"F32": "fp32", "F16": "fp32", "BF16": "bf16"}.get(name, "int8")
+            peak = _core.probe_flops(precision, threads=1, seconds=0.05)
+            peak = peak or _core.probe_flops("fp32", threads=1, seconds=0.05)
             rate, operations = product.bytes / time, 2 * m * height * cols / time
             share = max(rate / read, operations / peak if peak else 0.0)
             print(

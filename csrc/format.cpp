@@ -15,7 +15,9 @@ Type checked_type(uint32_t id) {
 
 const char* name(Type type) { return format(type).name; }
 
-Activations activations_of(Type type) { return is_float(type) ? Activations::floats : Activations::quantized; }
+Activations activations_of(Type type) {
+    return type == Type::BF16 ? Activations::bf16 : is_float(type) ? Activations::floats : Activations::quantized;
+}
 
 size_t file_row_bytes(Type type, int64_t cols) {
     const Format& f = format(type);

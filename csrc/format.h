@@ -12,7 +12,8 @@
 //   Q4_K  256 columns: f16 d[16], dmin[16], scales[3 lines], nibbles[32 lines]
 //   Q5_K  256 columns: f16 d[16], dmin[16], scales[3 lines], high[8 lines], nibbles[32 lines]
 //   Q6_K  256 columns: f16 d[16], 32 bytes unused, int8 scales[16][16], per 128 columns low[16 lines], high[8 lines]
-//   F32, F16, BF16  32 columns: [32][16] values
+//   F32, F16  32 columns: [32][16] values
+//   BF16  32 columns: pairs[16 lines], line i with columns 2i and 2i + 1 of 16 rows
 //
 // High bits: of Q5_0 and Q5_1, bit j of byte b is column 4j + b; of Q5_K line j, bit s of byte b is column 32s + 4j + b;
 // of Q6_K line j, the bit pair s of byte b is column 32s + 4j + b.
@@ -60,7 +61,8 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 
 // Prepared activations: one group of up to 8 rows, or groups of 16, the last padded with zeros. A group is a sequence
 // of records, one per 32 columns. A record of a group of g rows is, quantized: int8 quants[g][32], float scale[g],
-// float sum[g], int32 whole[g], int32 first[g], int8 high[3][g][4], int32 line[g]; or float x[g][32].
+// float sum[g], int32 whole[g], int32 first[g], int8 high[3][g][4], int32 line[g]; or float x[g][32]; or for BF16 weights
+// bf16 x[g][32], and the same numbers as floats where the instruction set multiplies no bf16.
 //
 // A row's 32 columns are integers times `scale`. All fit 7 bits and a sign but those of one quad (4 columns), the one
 // with the greatest magnitude: these have the eight significant bits of a bf16, of which `high` has what counts 128,
@@ -77,7 +79,8 @@ static constexpr int64_t group_rows(int64_t m) { return m <= 8 ? m : 16; }
 static constexpr int64_t padded_rows(int64_t m) { return (m + group_rows(m) - 1) / group_rows(m) * group_rows(m); }
 enum High { kWholeHigh, kFirstHalfHigh, kSecondHalfHigh };
 
-static constexpr int64_t record_row_bytes(Activations kind) { return kind == Activations::floats ? 128 : 64; }
+// At most: those for BF16 weights take half of it where they are kept as bf16.
+static constexpr int64_t record_row_bytes(Activations kind) { return kind == Activations::quantized ? 64 : 128; }
 static constexpr int64_t kBf16RecordRowBytes = 72;
 static constexpr int64_t records(int64_t cols) { return (cols + 31) / 32; }
 

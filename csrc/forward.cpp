@@ -63,7 +63,7 @@ void Model::forward(const StepRows& rows, int thread) {
         gate_and_up(lane, layer, rows.rows);
         meet(thread, Phase::gate_up);
         Lane all = lane;
-        for (int kind = 0; kind < 2; ++kind) all.prepared[kind] = gated_prepared_[kind].data();
+        for (int kind = 0; kind < kKinds; ++kind) all.prepared[kind] = gated_prepared_[kind].data();
         multiply(all, {{&layer.down, branch_.data()}}, rows.rows);
         meet(thread, Phase::down);
         before = &layer;
@@ -94,7 +94,7 @@ Model::Lane Model::lane(int64_t rows, int thread) {
     Buffers& buffers = lane.alone ? scratch_[thread].alone : shared_;
     lane.x = buffers.x.data();
     lane.normed = buffers.normed.data();
-    for (int kind = 0; kind < 2; ++kind) lane.prepared[kind] = buffers.prepared[kind].data();
+    for (int kind = 0; kind < kKinds; ++kind) lane.prepared[kind] = buffers.prepared[kind].data();
     return lane;
 }
 
@@ -139,7 +139,7 @@ void Model::norm(const Lane& lane, const Vector& weight) {
 // Makes this lane's rows of x (rows, columns) ready for the matrices that read them.
 void Model::prepare(const Lane& lane, const float* x, int64_t rows, int64_t columns,
                     std::initializer_list<const Matrix*> readers) {
-    for (Activations kind : {Activations::quantized, Activations::floats}) {
+    for (Activations kind : kActivations) {
         const auto takes = [&](const Matrix* matrix) { return activations_of(matrix->type) == kind; };
         if (lane.rows.begin == lane.rows.end || std::none_of(readers.begin(), readers.end(), takes)) continue;
         matmul_.prepare(kind, x, columns, rows, columns, lane.rows, {0, columns}, lane.prepared[static_cast<int>(kind)]);

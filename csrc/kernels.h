@@ -3,7 +3,9 @@
 // Weights are packed once into tiles of 16 rows; activations are quantized once per step and shared by all matrices of
 // one kind: to integers with a scale per 32 columns (format.h). Every output element is the same sequence of float
 // operations whatever the number of rows, threads or tiles: integer dot products per 32 columns (16 in Q6_K) are exact,
-// and are added by fused multiply-adds in column order. So batching never changes a token.
+// and are added by fused multiply-adds in column order. So batching never changes a token. Nor does the instruction set,
+// but for BF16 weights: their products are added as the set's instructions for bf16 add them, or, where it has none, by
+// fused multiply-adds.
 #pragma once
 
 #include <cstddef>
@@ -27,8 +29,9 @@ struct Matrix {
     const uint8_t* data;
 };
 
-// Activations are quantized for integer weights and stay float32 for float weights.
-enum class Activations { quantized, floats };
+// Activations are quantized for integer weights, rounded to bf16 for BF16 weights, and stay float32 for F16 and F32.
+enum class Activations { quantized, floats, bf16 };
+constexpr Activations kActivations[] = {Activations::quantized, Activations::floats, Activations::bf16};
 
 constexpr int64_t kTileRows = 16;
 

@@ -1,4 +1,4 @@
-// The matrix kernels, amx: those of avx512, but products of many rows on tile registers.
+// The matrix kernels, amx: those of avx512, but products of many rows, and all with BF16 weights, on tile registers.
 #include "format.h"
 #include "tile_registers.h"
 #include "vector_body.h"
@@ -13,6 +13,7 @@ namespace {
 #include "matmul.inc"
 #include "panel.inc"
 #include "panel_amx.inc"
+#include "pairs_amx.inc"
 
 // With fewer rows, making bf16s of the weights takes too long.
 constexpr int64_t kLeastRows = 48;
@@ -29,7 +30,9 @@ void prepare_rows(Activations kind, const float* x, int64_t ldx, int64_t m, int6
 void multiply_matrix(const Matrix& matrix, int64_t tile_begin, int64_t tile_end, const uint8_t* activations, int64_t m,
                      float* out, int64_t ldo) {
     const bool on_tiles = !is_float(matrix.type) && m >= kLeastRows;
-    const auto product = on_tiles ? multiply_by_panels<AmxPanel> : matmul_avx512().multiply;
+    const auto product = matrix.type == Type::BF16 ? multiply_pairs
+                         : on_tiles                ? multiply_by_panels<AmxPanel>
+                                                   : matmul_avx512().multiply;
     product(matrix, tile_begin, tile_end, activations, m, out, ldo);
 }
 

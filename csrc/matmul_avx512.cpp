@@ -9,6 +9,7 @@ namespace {
 #include "quantize_avx512.inc"
 #include "prepare.inc"
 #include "matmul.inc"
+#include "pairs.inc"
 #include "panel.inc"
 #include "panel_dots.inc"
 #include "matmul_table.inc"

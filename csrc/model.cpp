@@ -190,7 +190,7 @@ void Model::check(const StepRows& rows) const {
 void Model::make_room(const StepRows& rows) {
     const int64_t n = rows.rows, alone = std::min(std::max(n, rows.samples), kAloneRows);
     const auto fit_prepared = [&](Prepared& prepared, int64_t count) {
-        for (Activations kind : {Activations::quantized, Activations::floats}) {
+        for (Activations kind : kActivations) {
             grow(prepared[static_cast<int>(kind)], static_cast<int64_t>(activation_bytes(kind, count, widest_)));
         }
     };

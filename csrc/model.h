@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -114,6 +115,8 @@ class Model {
     // Up to so many rows a thread works alone.
     static constexpr int64_t kAloneRows = 8;
 
+    static constexpr int kKinds = std::size(kActivations);  // prepared activations are by kind
+
     // What one thread works on. With few rows each thread keeps up the whole residual stream by itself, which is
     // cheaper than a barrier; with many they share it, and each keeps up its own rows.
     struct Lane {
@@ -122,9 +125,9 @@ class Model {
         Range rows;
         float* x;              // (rows of the step, hidden)
         float* normed;         // likewise
-        uint8_t* prepared[2];  // by kind of activations
+        uint8_t* prepared[kKinds];
     };
-    using Prepared = Buffer<uint8_t>[2];  // by kind of activations
+    using Prepared = Buffer<uint8_t>[kKinds];
     struct Buffers {
         Buffer<float> x, normed;
         Prepared prepared;

@@ -149,14 +149,18 @@ template <>
 void pack_row<Type::F16>(const uint8_t* file, int64_t cols, int row, uint8_t* tile) {
     for (int64_t k = 0; k < cols; ++k) std::memcpy(tile + 32 * k + 2 * row, file + 2 * k, 2);
 }
+template <>
+void pack_row<Type::BF16>(const uint8_t* file, int64_t cols, int row, uint8_t* tile) {
+    for (int64_t k = 0; k < cols; ++k) std::memcpy(tile + 64 * (k / 2) + 4 * row + 2 * (k % 2), file + 2 * k, 2);
+}
 
 using PackRow = void (*)(const uint8_t*, int64_t, int, uint8_t*);
 
 PackRow row_packer(Type type) {
     switch (type) {
         case Type::F32: return pack_row<Type::F32>;
-        case Type::F16:
-        case Type::BF16: return pack_row<Type::F16>;
+        case Type::F16: return pack_row<Type::F16>;
+        case Type::BF16: return pack_row<Type::BF16>;
         case Type::Q4_0: return pack_row<Type::Q4_0>;
         case Type::Q4_1: return pack_row<Type::Q4_1>;
         case Type::Q5_0: return pack_row<Type::Q5_0>;

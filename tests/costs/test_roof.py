@@ -26,4 +26,4 @@ def test_precision_of_a_mixed_file_is_its_quickest() -> None:
     types = GGMLQuantizationType
     assert multiply_precision([types.F32, types.Q4_K]) == "int8"
     assert multiply_precision([types.F32, types.BF16]) == "bf16"
-    assert multiply_precision([types.F32]) == "fp32"
+    assert multiply_precision([types.F32, types.F16]) == "fp32"

@@ -141,13 +141,14 @@ def test_contexts_of_several_partitions(window: int | None, isa: str, tmp_path: 
     assert error(logits, ReferenceModel(weights).logits(tokens)) <= FLOAT_BOUND
 
 
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", [Type.F16, Type.BF16])
-def test_half_precision(kind: Type, tmp_path: Path) -> None:
+def test_half_precision(kind: Type, isa: str, tmp_path: Path) -> None:
     for family in ("qwen2", "gemma3"):
         weights = small(tmp_path, family, kind)
         tokens = random_tokens(64)
         logits, expected = (
-            NativeExecutor(weights, blocks=4).logits(tokens),
+            NativeExecutor(weights, blocks=4, isa=isa).logits(tokens),
             ReferenceModel(weights).logits(tokens),
         )
         assert error(logits, expected) <= HALF_BOUND
@@ -171,7 +172,8 @@ def test_quantized_types(kind: Type, isa: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
-    ("family", "kind"), [("gemma3", Type.Q8_0), ("llama", Type.F32), ("qwen2", Type.Q4_1)]
+    ("family", "kind"),
+    [("gemma3", Type.Q8_0), ("llama", Type.F32), ("qwen2", Type.Q4_1), ("llama", Type.BF16)],
 )
 def test_cuts_and_batches_change_no_bit(family: str, kind: Type, isa: str, tmp_path: Path) -> None:
     """One at a time on one thread, against chunks of 1, 7, 64, mixed with others, on two and three."""

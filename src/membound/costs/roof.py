@@ -14,7 +14,7 @@ from membound.models.operators import Work
 
 FLOATS = {
     GGMLQuantizationType.F32: "fp32",
-    GGMLQuantizationType.F16: "bf16",
+    GGMLQuantizationType.F16: "fp32",
     GGMLQuantizationType.BF16: "bf16",
 }
 
@@ -46,7 +46,7 @@ class Roof:
 def multiply_precision(types: Iterable[GGMLQuantizationType]) -> str:
     """The precision whose peak bounds a model of these matrix types: the quickest of those that occur.
 
-    Quantized types multiply as int8, 16-bit ones as bf16.
+    Quantized types multiply as int8, BF16 as bf16, and F16, whose numbers bf16 does not hold, as fp32.
     """
     kinds = {FLOATS.get(kind, "int8") for kind in types}
     return next(name for name in ("int8", "bf16", "fp32") if name in kinds)
