@@ -26,6 +26,9 @@ WORKING_SET = 192 << 20
 def random_matrix(kind: Type, rows: int, cols: int) -> np.ndarray:
     """Bytes of a random matrix; the halves that are scales could be anything, which costs no time."""
     block, size = gguf.GGML_QUANT_SIZES[kind]
+    if kind == Type.BF16:  # as they are in models: the bits below would be of numbers next to zero
+        values = np.random.default_rng(0).standard_normal(rows * cols, np.float32)
+        return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
     data = np.random.default_rng(0).integers(0, 256, (rows * cols // block, size), np.uint8)
     return data.reshape(-1) & np.uint8(0x3B)  # no number that is infinite, none, or subnormal times another
 

@@ -7,9 +7,9 @@
 #include <chrono>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "arena.h"
+#include "buffer.h"
 #include "isa.h"
 #include "kernels.h"
 #include "pool.h"
@@ -58,7 +58,7 @@ class PackedMatrix {
     double seconds(Rows x, int rounds) const {
         const auto m = static_cast<int64_t>(x.shape(0));
         const Arena prepared = prepare(x, 1);
-        std::vector<float> out(static_cast<size_t>(m * matrix_.rows));
+        Buffer<float> out(static_cast<size_t>(m * matrix_.rows));
         const auto start = std::chrono::steady_clock::now();
         for (int i = 0; i < rounds; ++i) {
             kernels_->multiply(matrix_, 0, tiles(matrix_.rows), prepared.data(), m, out.data(), matrix_.rows);
