@@ -78,10 +78,9 @@ def activations(m: int, cols: int, seed: int = 0) -> NDArray[np.float32]:
 def rounded_to_bf16(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """To nearest even, what is below 2^-126 to zero."""
     bits = x.view(np.uint32).astype(np.uint64)
-    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-    with np.errstate(invalid="ignore"):
-        found = np.where(np.isnan(x), np.float32(np.nan), bits.astype(np.uint32).view(np.float32))
-    return np.where(np.abs(x) < 2.0**-126, np.float32(0), found)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    tiny = np.abs(x) < 2.0**-126
+    return np.where(np.isnan(x), np.float32(np.nan), np.where(tiny, np.float32(0), rounded))
 
 
 def pack(kind: Type, data: NDArray[np.uint8], cols: int, isa: str) -> _core.PackedMatrix:
