@@ -16,7 +16,7 @@ namespace {
 #include "pairs_amx.inc"
 
 // With fewer rows, making bf16s of the weights takes too long.
-constexpr int64_t kLeastRows = 48;
+constexpr int64_t kLeastRows = 32;
 
 void prepare_rows(Activations kind, const float* x, int64_t ldx, int64_t m, int64_t cols, Range rows, Range columns,
                   uint8_t* buffer) {
