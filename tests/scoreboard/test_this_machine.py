@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
@@ -23,21 +23,28 @@ from membound.scoreboard.this_machine import (
     LONG,
     RUNNING,
     SHORT,
+    TOGETHER,
     Sample,
     averaged,
     fit_steps,
     gathered,
     median_error,
+    predicted_s,
     refuse_implausible,
+    together,
 )
 from membound.scoreboard.this_machine_run import (
-    BESIDE_S,
-    EVEN,
-    TURN_S,
+    COUNT,
+    OUTPUT,
+    PACE_S,
+    PROMPT,
     Beside,
+    Felt,
     Halting,
     Pace,
     Served,
+    compared,
+    figures,
     pace_of,
     requests_at,
     saturation,
@@ -45,6 +52,7 @@ from membound.scoreboard.this_machine_run import (
     simulated,
 )
 from membound.serving.engine import StepRecord
+from membound.serving.sampling import Sampling
 from membound.simulation.simulate import simulate
 from membound.workloads.arrivals import Open
 from membound.workloads.metrics import percentile
@@ -102,11 +110,19 @@ def test_steps_after_long_prompts_are_counted_with_them() -> None:
     ]
 
 
-def test_a_run_is_priced_by_its_own_steps() -> None:
-    steps = samples_of(ASKED)
-    assert Served({}, 0.0, steps, [], EVEN).priced(ASKED) == pytest.approx(0.0)
-    slower = [replace(one, seconds=2 * one.seconds) for one in steps]
-    assert Served({}, 0.0, slower, [], EVEN).priced(ASKED) == pytest.approx(-0.5)
+def test_steps_of_traffic_that_are_alike_stand_together() -> None:
+    """All seconds count, few steps join others, and those of more rows come later."""
+    few, many = Sample((((1, 60),),), 1.0), Sample((((128, 0), (1, 60)),), 5.0)
+    found = together([few, many] * TOGETHER)
+    assert found == [
+        Sample(few.steps * TOGETHER, 1.0 * TOGETHER),
+        Sample(many.steps * TOGETHER, 5.0 * TOGETHER),
+    ]
+    assert together([few] * TOGETHER + [many]) == [
+        Sample((*few.steps * TOGETHER, *many.steps), TOGETHER + 5.0),
+    ]
+    assert together([many]) == [many]
+    assert together([]) == []
 
 
 @pytest.mark.parametrize(
@@ -135,100 +151,135 @@ def test_what_slows_some_rounds_counts_for_as_much() -> None:
         assert mean.seconds == pytest.approx(2 * sample.seconds)
 
 
-class FewSteps:
-    """A test whose rounds have four steps of known lengths; the machine takes twice as long in odd rounds."""
+class Spy:
+    """An engine whose steps take a second for each request that it has; they end with the third step."""
 
     def __init__(self) -> None:
-        self.engines = (None, None)
-        self.rounds = 0
         self.now = 0.0
+        self.engines = (None, self)
+        self.vocabulary = 100
+        self.log: list[StepRecord] = []
+        self.left: list[int] = []
+        self.added = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.left)
 
     def read(self) -> float:
         return self.now
 
-    def staggered(
-        self, groups: Sequence[Sequence[int]], every: int, tokens: int, *, engine: object
-    ) -> Iterator[tuple[float, StepRecord]]:
-        if list(groups) != [[FIRST]]:
-            return
-        self.rounds += 1
-        for rows in range(1, 5):
-            self.now += BESIDE_S / 20
-            yield rows * (2 - self.rounds % 2), StepRecord(0, 0, (), (5,) * rows)
+    def add(self, prompt: Sequence[int], sampling: Sampling) -> None:
+        assert len(prompt) == PROMPT
+        assert sampling.max_tokens == OUTPUT
+        self.left.append(3)
+        self.added += 1
+
+    def step(self) -> None:
+        self.now += len(self.left)
+        self.log.append(StepRecord(0.0, 0.0, (), (60,) * len(self.left)))
+        self.left = [one - 1 for one in self.left if one > 1]
 
 
-FIRST = SHORT[0]
-
-
-def test_steps_beside_a_run_go_round_and_round() -> None:
-    """To the end of the last round; and the pace at each turn is that of the machine beside other rounds."""
-    test = FewSteps()
-    beside = Beside(cast(SpeedTest, test), test.read)
-    for moment in (1.0, 2.0):
-        beside.turn(moment)
-    rounds = beside.finish()
-    assert len(rounds) == test.rounds > 4
-    assert [one.seconds for one in rounds[0]] == [1, 2, 3, 4]
-    assert [one.seconds for one in rounds[1]] == [2, 4, 6, 8]
-    pace = beside.pace()
-    assert 0.5 < pace.at(0.0) == pace.at(1.0) < 1.5
-    assert pace.at(1.5) == pytest.approx((pace.at(1.0) + pace.at(2.0)) / 2)
+def test_another_engine_goes_on_beside_a_run() -> None:
+    """For as long as the run's steps took, by requests that come while its own clock runs."""
+    spy = Spy()
+    beside = Beside(cast(SpeedTest, spy), 0.2, 7, spy.read)
+    spent = 0.0
+    for turn in range(1, 31):
+        beside.turn(float(turn), 2.0)
+        spent = sum(one.seconds for one in beside.steps)
+        assert spent >= 2.0 * turn
+        assert spent - beside.steps[-1].seconds < 2.0 * turn
+    assert beside.moments == sorted(beside.moments)
+    assert [len(one.steps[0]) for one in beside.steps] == [one.seconds for one in beside.steps]
+    assert len({one.seconds for one in beside.steps}) > 2  # alone, and with others
+    assert len(spy.log) == len(beside.steps)
+    assert spent + sum(spy.left) == 3 * spy.added
+    beside.finish()
+    assert not spy.busy
+    assert sum(one.seconds for one in beside.steps) == spent
 
 
 def test_the_pace_is_that_of_its_moment() -> None:
-    """Of steps beside the same of other rounds, whichever they were; nobody knows it from one round."""
-    rounds = [[1.0, 10.0], [1.0, 10.0], [2.0, 20.0]]
-    turns = [(3.0, [(0, 0), (0, 1), (1, 0)]), (4.0, [(1, 1)]), (5.0, [(2, 0), (2, 1)]), (6.0, [])]
-    pace = pace_of(rounds, turns)
-    assert pace.at(0.0) == pace.at(3.0) == pytest.approx(12 / 18)
-    assert pace.at(4.0) == pytest.approx(10 / 15)
-    assert pace.at(5.0) == pace.at(9.0) == pytest.approx(2.0)
-    assert pace.at(4.5) == pytest.approx((10 / 15 + 2) / 2)
-    assert pace.spread == pytest.approx(np.std([2 / 3, 2 / 3, 2]))
-    assert pace_of(rounds[:1], turns[:1]).at(4.0) == 1.0
-    assert pace_of(rounds, []).at(4.0) == 1.0
+    """Of the steps near it, by their seconds, the nearest for the most; between them linear."""
+    moments = [0.0, 0.0, 2.0, 2.0 + PACE_S / 2]
+    pace = pace_of(moments, np.array([3.0, 1.0, 2.0, 4.0]), np.array([1.0, 1.0, 2.0, 1.0]))
+    assert pace.at(0.0) == pytest.approx(2.0)
+    assert pace.at(2.0) == pytest.approx((2.0 + 4.0 / 2) / (2.0 + 1.0 / 2), rel=0.02)
+    assert pace.at(2.0) > pace.at(2.0 - PACE_S / 2) == pytest.approx(1.0, rel=0.02)
+    assert pace.at(1.0) == pytest.approx(1.5, rel=0.02)
+    assert pace.at(9.0) == pytest.approx(4.0)
+    assert pace_of([], np.zeros(0), np.zeros(0)).at(4.0) == 1.0
 
 
 def test_the_run_halts_while_other_steps_are_taken() -> None:
-    """Its clock with it, once in a while; and who waits is woken for it."""
-    halted: list[float] = []
+    """Its clock with it."""
+    halted: list[tuple[float, float]] = []
     passed = [7.0]
 
     def sleep(seconds: float) -> None:
         passed.append(passed[-1] + seconds)
 
-    def work(moment: float) -> None:
-        halted.append(moment)
+    def work(moment: float, busy: float) -> None:
+        halted.append((moment, busy))
         sleep(0.2)
 
     clock = Halting(work, lambda: passed[-1], sleep)
-    clock.turn()
-    assert not halted
-    clock.wait(60.0)
-    assert clock.now() == pytest.approx(TURN_S)
-    sleep(0.001)
-    clock.turn()
-    assert halted == [pytest.approx(TURN_S + 0.001)]
-    assert clock.now() == pytest.approx(halted[0])
-    clock.turn()
-    assert len(halted) == 1
+    clock.wait(0.5)
+    assert clock.now() == pytest.approx(0.5)
+    clock.turn(0.3)
+    assert halted == [(pytest.approx(0.5), 0.3)]
+    assert clock.now() == pytest.approx(0.5)
+    clock.wait(0.1)
+    assert clock.now() == pytest.approx(0.5)
+
+
+def test_runs_of_a_machine_whose_pace_changes() -> None:
+    """One that is predicted exactly but for its pace, which steps beside the runs show."""
+    machine = replace(ASKED, calibration=TRUE.applied(ASKED.calibration))
+    pace = Pace((0.0, 2.0, 3.0), (1.0, 1.0, 1.4))
+    runs = []
+    for seed in (0, 1):
+        arrivals = requests_at(20.0, seed)
+        moments = np.arange(0.0, arrivals[-1].time_s + 1, 0.01).tolist()
+        step = Sample((((1, 60),) * 4,), 1.0)
+        (usual,) = predicted_s(machine, [step])
+        beside = [replace(step, seconds=usual * pace.at(moment)) for moment in moments]
+        steps = [replace(step, seconds=usual * 1.25)]
+        runs.append(Served(arrivals, simulated(machine, arrivals, pace), 0.01 * seed, steps, moments, beside))
+    found = compared(machine, 0.5, 20.0, runs)
+    for name, measured in figures([run.felt for run in runs]).items():
+        assert found.predicted[name] == pytest.approx(measured, rel=0.01)
+        assert found.measured[name] == measured
+    assert found.priced == pytest.approx(-0.2)
+    assert found.others == 0.01
+    assert 0.1 < found.unsteady < 0.2
+    even = figures([simulated(machine, run.arrivals) for run in runs])
+    assert even["tpot_s"] < 0.95 * found.measured["tpot_s"]
+
+
+def test_figures_are_of_all_requests() -> None:
+    few, many = Felt([1.0], [5.0], 10.0), Felt([2.0, 3.0, 6.0], [1.0, 2.0, 3.0], 20.0)
+    assert figures([few, many]) == {"tpot_s": 3.0, "ttft_p50_s": 2.5, "throughput": 4 * OUTPUT / 30.0}
 
 
 def test_a_run_and_its_simulation() -> None:
     """As many requests in one order, as the simulator has them; slower machines take longer over them."""
     arrivals = requests_at(20.0, 0)
-    assert len(arrivals) == 100
-    found = simulated(ASKED, arrivals)
+    assert len(arrivals) == COUNT
+    found = figures([simulated(ASKED, arrivals)])
     run = simulate(ASKED, Open(lambda: iter(arrivals)), settings=settings_here(ASKED))
     assert found["tpot_s"] == pytest.approx(np.nanmean(run.tpot_s), rel=1e-9)
     assert found["ttft_p50_s"] == pytest.approx(percentile(run.ttft_s.tolist(), 0.5), rel=1e-9)
     assert found["throughput"] == pytest.approx(run.output_tok_per_s, rel=1e-9)
-    slower = simulated(replace(ASKED, calibration=TRUE.applied(ASKED.calibration)), arrivals)
+    slower = figures([simulated(replace(ASKED, calibration=TRUE.applied(ASKED.calibration)), arrivals)])
     assert found["tpot_s"] < slower["tpot_s"]
     assert found["ttft_p50_s"] < slower["ttft_p50_s"]
     half = arrivals[50].time_s
-    late = simulated(ASKED, arrivals, Pace((half, half + 1e-3), (1.0, 1.5)))
-    assert found["tpot_s"] < late["tpot_s"] < simulated(ASKED, arrivals, Pace((0.0,), (1.5,)))["tpot_s"]
+    late = figures([simulated(ASKED, arrivals, Pace((half, half + 1e-3), (1.0, 1.5)))])
+    slow = figures([simulated(ASKED, arrivals, Pace((0.0,), (1.5,)))])
+    assert found["tpot_s"] < late["tpot_s"] < slow["tpot_s"]
 
 
 RUN = {

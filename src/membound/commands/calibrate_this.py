@@ -14,7 +14,8 @@ from membound.scoreboard import this_machine as here
 from membound.scoreboard import this_machine_run as trial
 
 SHARES = (0.5, 0.8)  # of saturation
-ROUNDS = 2  # of steps before the runs; those taken in turns with a run are what simulates it
+RUNS = 2  # at each
+ROUNDS = 2  # of steps before the runs, and one before each
 TRIES = 3  # of a run beside which other work was done
 PROMPTS, BATCHES = (16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32)  # that are shown
 OTHERS = 0.05  # share of the processor that other work may take of a run that counts
@@ -38,34 +39,19 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
         first = here.fit_steps(asked, here.averaged(rounds), usual)
         here.refuse_implausible(asked, here.averaged(rounds), first, usual)
         most = trial.saturation(replace(asked, calibration=first.applied(asked.calibration)))
-        tests = []
-        for number, share in enumerate(SHARES):
-            say(f"{trial.COUNT} requests at {share:.0%} of saturation")
-            arrivals = trial.requests_at(share * most, number)
-            tries: list[trial.Served] = []
-            while len(tries) < TRIES and not any(run.others <= OTHERS for run in tries):
-                tries.append(trial.served(test, arrivals))
-                rounds += tries[-1].beside
-            run = min(tries, key=lambda one: one.others)
-            found = here.fit_steps(asked, here.averaged(run.beside), usual)
-            there = replace(asked, calibration=found.applied(asked.calibration))
-            simulated = trial.simulated(there, arrivals, run.pace)
-            tests.append(
-                trial.Test(
-                    share,
-                    share * most,
-                    run.measured,
-                    simulated,
-                    unsteady=run.pace.spread,
-                    others=run.others,
-                    priced=run.priced(there),
-                )
-            )
+        served: dict[float, list[trial.Served]] = {}
+        for number in range(RUNS):
+            for share in SHARES:
+                say(f"{trial.COUNT} requests at {share:.0%} of saturation, {number + 1} of {RUNS}")
+                rounds.append(here.time_steps(test))
+                served.setdefault(share, []).append(_run(test, share * most, number))
         samples = here.averaged(rounds)
-        parameters = here.fit_steps(asked, samples, usual)
+        traffic = here.together([step for runs in served.values() for run in runs for step in run.beside])
+        parameters = here.fit_steps(asked, [*samples, *traffic], usual)
         here.refuse_implausible(asked, samples, parameters, usual)
         before = replace(asked, calibration=usual.applied(asked.calibration))
         after = replace(asked, calibration=parameters.applied(asked.calibration))
+        tests = [trial.compared(after, share, share * most, runs) for share, runs in served.items()]
     remember(parameters, model, parameters_file(threads), tests=[asdict(one) for one in tests])
     each = zip(samples, *(here.predicted_s(one, samples).tolist() for one in (before, after)), strict=True)
     steps = [
@@ -93,6 +79,14 @@ def calibrate_this(model: str, *, threads: int | None, json: bool) -> None:
         print_json(answer)
     else:
         _show(answer)
+
+
+def _run(test: SpeedTest, rate: float, seed: int) -> trial.Served:
+    """The one of a few tries beside which the least other work was done; one will do where that is little."""
+    tries: list[trial.Served] = []
+    while len(tries) < TRIES and not any(run.others <= OTHERS for run in tries):
+        tries.append(trial.served(test, rate, seed))
+    return min(tries, key=lambda one: one.others)
 
 
 def _named(steps: tuple[here.Chunks, ...]) -> str | None:
@@ -130,7 +124,7 @@ def _show(answer: dict[str, Any]) -> None:
         for test in answer["tests"]
         for key, unit in units.items()
     ]
-    print_table(("100 Poisson requests", "measured", "simulated", "error"), rows)
+    print_table((f"{RUNS} times {trial.COUNT} Poisson requests", "measured", "simulated", "error"), rows)
     for test in answer["tests"]:
         print(f"the steps that ran at {test['share']:.0%}, predicted one by one: {test['priced']:+.1%}")
         print(f"  beside them the machine's pace varied by {test['unsteady']:.0%}")

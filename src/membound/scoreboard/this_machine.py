@@ -34,6 +34,7 @@ TRAFFIC = (  # prompts that come together, and every how many steps, until RUNNI
     ((64, 64), 4),
 )
 FAR, FEW = 448, 4  # tokens of longer prompts, and how many of these decode together
+TOGETHER = 12  # steps of traffic, at least
 PLAUSIBLE = 4.0  # factors beyond which, or below whose inverse, a fit has explained a disturbance
 MOST_UNPACK = 8.0  # likewise
 WORST_FIT = 0.2  # median error of the steps
@@ -110,6 +111,28 @@ def averaged(rounds: Sequence[Sequence[Sample]]) -> list[Sample]:
     return [
         replace(same[0], seconds=statistics.fmean(sample.seconds for sample in same))
         for same in zip(*rounds, strict=True)
+    ]
+
+
+def together(steps: Sequence[Sample]) -> list[Sample]:
+    """Steps of traffic, TOGETHER or more that are alike to a sample: single ones vary by more than a fit may
+    follow, and their sums count each second of a slow one.
+    """
+    like: dict[tuple[int, int], list[Sample]] = {}
+    for step in steps:
+        prompts = [new for new, _ in step.steps[0] if new > 1]
+        like.setdefault((sum(prompts), len(step.steps[0]) - len(prompts)), []).append(step)
+    found: list[list[Sample]] = [[]]
+    for _, same in sorted(like.items()):
+        if len(found[-1]) >= TOGETHER:
+            found.append([])
+        found[-1] += same
+    if len(found) > 1 and len(found[-1]) < TOGETHER:
+        found[-2:] = [found[-2] + found[-1]]
+    return [
+        Sample(tuple(chunks for one in same for chunks in one.steps), sum(one.seconds for one in same))
+        for same in found
+        if same
     ]
 
 
