@@ -136,8 +136,8 @@ def _native_engine(kept: Mapping[str, Any]) -> str:
     ]
     return (
         f"\n## The native engine\n\n{kept['model']} on {kept['processor']}, {kept['date']}, from the last"
-        " `membound calibrate this`: fitted to steps of\nmany sizes, then runs of 100 Poisson requests through"
-        " the engine, and their simulations.\n\n"
+        " `membound calibrate this`: fitted to steps of\nmany sizes, then runs of 100 Poisson requests"
+        " through the engine, and their simulations.\n\n"
         + _table(("", "measured", "simulated", "error"), rows)
         + "".join(map(_steps_of_run, kept["tests"]))
     )
@@ -149,8 +149,9 @@ def _steps_of_run(test: Mapping[str, Any]) -> str:
         return ""
     return (
         f"\nThe very steps that ran at {test['share']:.0%}, predicted one by one, come to"
-        f" {1 + test['priced']:.1%} of the seconds that they took;\nthe machine's pace, by another engine's steps"
-        f" in turns with them, varied by {test['unsteady']:.1%} (standard deviation), as the simulation's.\n"
+        f" {1 + test['priced']:.1%} of the seconds that they took;\nthe machine's pace, by another engine's"
+        f" steps in turns with them, varied by {test['unsteady']:.1%} (standard deviation), as the"
+        " simulation's.\n"
     )
 
 
