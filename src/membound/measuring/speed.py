@@ -59,7 +59,7 @@ class SpeedTest:
         engines: int = 1,
     ) -> None:
         """`rows` decode together at most, up to `row_tokens` each; one prompt alone may have `tokens`.
-        `engines` take turns, each with that much of the cache; all but `staggered` use the first.
+        `engines` take turns, each with that much of the cache; what is timed here uses the first.
 
         InputError if the KV cache for that takes more than `kv_memory` bytes.
         """
@@ -106,22 +106,22 @@ class SpeedTest:
         return list(total - logits[np.arange(len(logits)), tokens[1:]])
 
     def staggered(
-        self, groups: Sequence[Sequence[int]], every: int, tokens: int, *, engine: Engine
+        self, groups: Sequence[Sequence[int]], every: int, tokens: int
     ) -> Iterator[tuple[float, StepRecord]]:
         """Prompts by their lengths: a group of them comes every so many steps, and each sequence ends with so
         many tokens. Each step as it is done, with its seconds, until the last has ended; no roof is probed.
         """
         waiting = deque(groups)
         for step in count():
-            if waiting and (step % every == 0 or not engine.busy):
+            if waiting and (step % every == 0 or not self.engine.busy):
                 for row, length in enumerate(waiting.popleft()):
                     prompt = made_up(length, self.vocabulary, row)
-                    engine.add(prompt, replace(GREEDY, max_tokens=tokens, ignore_eos=True))
-            if not engine.busy:
+                    self.engine.add(prompt, replace(GREEDY, max_tokens=tokens, ignore_eos=True))
+            if not self.engine.busy:
                 return
             began = time.perf_counter()
-            engine.step()
-            yield time.perf_counter() - began, engine.log[-1]
+            self.engine.step()
+            yield time.perf_counter() - began, self.engine.log[-1]
 
     def _time(self, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling = GREEDY) -> Timing:
         seconds, timed = self._run(prompts, tokens, sampling)

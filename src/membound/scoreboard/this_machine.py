@@ -22,7 +22,7 @@ from membound.costs.this_machine import ENGINE, Parameters
 from membound.errors import InputError, RunError
 from membound.hardware.probe import probe
 from membound.measuring.speed import SpeedTest
-from membound.serving.engine import Engine, StepRecord
+from membound.serving.engine import StepRecord
 
 STEP_TOKENS, RUNNING = 512, 32  # of the engine, as `membound.LLM` starts it
 SHORT = range(2, RUNNING + 1)  # prompts alone: as many rows as sequences decode together
@@ -65,18 +65,18 @@ Timed = tuple[float, StepRecord]  # seconds of a step, and what it was
 
 def time_steps(test: SpeedTest) -> list[Sample]:
     """One round through whole steps of the engine: prompts alone, and in traffic with what decodes."""
-    return gathered([*steps_of_a_round(test, test.engine)])
+    return gathered([*steps_of_a_round(test)])
 
 
-def steps_of_a_round(test: SpeedTest, engine: Engine) -> Iterator[Timed]:
+def steps_of_a_round(test: SpeedTest) -> Iterator[Timed]:
     for length in SHORT:
-        yield from test.staggered([[length]], 1, 1, engine=engine)
+        yield from test.staggered([[length]], 1, 1)
     for prompts in (*((length,) for length in LONG), *SEVERAL):
-        yield from test.staggered([prompts], 1, 2 * AFTER, engine=engine)
+        yield from test.staggered([prompts], 1, 2 * AFTER)
     for prompts, every in TRAFFIC:
         together = RUNNING // len(prompts)
-        yield from test.staggered([prompts] * together, every, together * every, engine=engine)
-    yield from test.staggered([(FAR,)] * FEW, 1, 4 * FEW, engine=engine)
+        yield from test.staggered([prompts] * together, every, together * every)
+    yield from test.staggered([(FAR,)] * FEW, 1, 4 * FEW)
 
 
 def gathered(timed: Sequence[tuple[float, StepRecord]]) -> list[Sample]:
