@@ -25,10 +25,10 @@ class RefusedError(Exception):
 class Worker:
     """One process; `call` sends an operation and waits for its answer."""
 
-    def __init__(self, engine: str, threads: int) -> None:
-        """Installs the engine if need be; RefusedError if it cannot be."""
+    def __init__(self, engine: str, threads: int, python: Path | None = None) -> None:
+        """Installs the engine if need be, RefusedError if it cannot be; `python` may have another membound."""
         self.engine = engine
-        python = Path(sys.executable) if engine == "membound" else python_of(engine)
+        python = python or (Path(sys.executable) if engine == "membound" else python_of(engine))
         log = PEERS / "logs" / f"{engine}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as errors:

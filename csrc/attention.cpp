@@ -70,12 +70,12 @@ HeadInput Model::head_input(const Layer& layer, int64_t row, const Vector& bias,
             .scale = scale};
 }
 
-// The key and value of a row and KV head, into the cache.
-void Model::store_key(const StepRows& rows, const Layer& layer, int64_t row, int kv_head) {
+// The key and value of a step's row and KV head, into the cache.
+void Model::store_key(const StepRows& rows, const Layer& layer, const Lane& lane, int64_t row, int kv_head) {
     const AttentionShape& shape = layer.attention;
     const int64_t at = int64_t{kv_head} * shape.head_dim;
-    float* key = k_.data() + row * layer.k.rows + at;
-    float* value = v_.data() + row * layer.v.rows + at;
+    float* key = lane.k + (row - lane.first) * layer.k.rows + at;
+    float* value = lane.v + (row - lane.first) * layer.v.rows + at;
     vector_.ready_head(head_input(layer, row, layer.k_bias, layer.k_norm, kv_head, 1), key, shape.head_dim, key);
     if (!layer.v_bias.empty()) vector_.add(value, layer.v_bias.data() + at, shape.head_dim);
     const int32_t* table = rows.tables + int64_t{rows.slots[sequence_of_[row]]} * rows.table_width;
@@ -84,21 +84,21 @@ void Model::store_key(const StepRows& rows, const Layer& layer, int64_t row, int
     vector_.store_kv(kv_type_, key, value, shape.head_dim, positions_[row] % kBlockTokens, tile);
 }
 
-// One thread's share of a layer's new keys and values.
-void Model::store_keys(const StepRows& rows, const Layer& layer, int thread) {
+// A lane's part of a layer's new keys and values.
+void Model::store_keys(const StepRows& rows, const Layer& layer, const Lane& lane) {
     const int64_t heads = layer.attention.kv_heads;
-    const Range mine = share(rows.rows * heads, thread, pool_.threads());
+    const Range mine = share(lane.count * heads, lane.part, lane.parts);
     for (int64_t at = mine.begin; at < mine.end; ++at) {
-        store_key(rows, layer, at / heads, static_cast<int>(at % heads));
+        store_key(rows, layer, lane, lane.first + at / heads, static_cast<int>(at % heads));
     }
 }
 
 // The query rows of an item, scaled: (item.rows(), padded head_dim).
-void Model::ready_queries(const Layer& layer, const AttentionItem& item, float* queries) const {
+void Model::ready_queries(const Layer& layer, const Lane& lane, const AttentionItem& item, float* queries) const {
     const int dim = layer.attention.head_dim, padded = padded_head(dim);
     for (int row = 0; row < item.rows(); ++row, queries += padded) {
         const int token = row / item.heads, head = item.head + row % item.heads;
-        const float* q = q_.data() + (item.first_row + token) * layer.q.rows + int64_t{head} * dim;
+        const float* q = lane.q + (item.first_row - lane.first + token) * layer.q.rows + int64_t{head} * dim;
         if (token + kTokensAhead < item.tokens) fetch(q + kTokensAhead * layer.q.rows, dim);
         const HeadInput input = head_input(layer, item.first_row + token, layer.q_bias, layer.q_norm, head, layer.scale);
         vector_.ready_head(input, q, dim, queries);
@@ -106,11 +106,11 @@ void Model::ready_queries(const Layer& layer, const AttentionItem& item, float* 
     }
 }
 
-void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
+void Model::attention(const StepRows& rows, const Layer& layer, const Lane& lane) {
     AttentionPlan& plan = plans_[layer.plan];
     const AttentionShape& shape = layer.attention;
     const int padded = padded_head(shape.head_dim);
-    float* wide = scratch_[thread].attention.data();
+    float* wide = scratch_[lane.thread].attention.data();
     float* turned = wide + 2 * kPartitionTokens * padded;
     float* queries = turned + 16 * padded;  // (kQueryRows, padded)
     float* whole_at = queries + kQueryRows * padded;
@@ -123,9 +123,9 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
         const int32_t* table = rows.tables + int64_t{rows.slots[item.sequence]} * rows.table_width;
         return Blocks({layer.cache + item.kv_head * 2 * half, layer.block_bytes, half, table}, item, partition, shape.window);
     };
-    plan.each(thread, [&](const AttentionItem& item, int begin, int end, const AttentionItem* next_item) {
+    const auto attend = [&](const AttentionItem& item, int begin, int end, const AttentionItem* next_item) {
         const int count = item.rows();
-        ready_queries(layer, item, queries);
+        ready_queries(layer, lane, item, queries);
         for (int row = 0; row < count; ++row) {
             first_key[row] = item.first_key(shape.window, row / item.heads);
             last_key[row] = item.first_position + row / item.heads;
@@ -134,7 +134,7 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
             // Those that lie in the partitions attended to here.
             for (int token = 0; token < item.tokens; ++token) {
                 const int partition = (item.first_position + token) / kPartitionTokens;
-                if (partition >= begin && partition < end) store_key(rows, layer, item.first_row + token, item.kv_head);
+                if (partition >= begin && partition < end) store_key(rows, layer, lane, item.first_row + token, item.kv_head);
             }
         }
         const bool cut = end - begin < item.partitions;
@@ -163,11 +163,13 @@ void Model::attention(const StepRows& rows, const Layer& layer, int thread) {
             for (int i = 1; i < item.partitions; ++i) join(Sums(plan.partial(item, item.first_partition + i), count));
         }
         for (int row = 0; row < count; ++row) {
-            const int64_t token = item.first_row + row / item.heads, head = item.head + row % item.heads;
+            const int64_t token = item.first_row - lane.first + row / item.heads, head = item.head + row % item.heads;
             vector_.scale(whole.values + row * padded, 1.0f / whole.total[row], shape.head_dim,
-                          attended_.data() + token * layer.q.rows + head * shape.head_dim);
+                          lane.attended + token * layer.q.rows + head * shape.head_dim);
         }
-    });
+    };
+    if (lane.walk == Walk::stretch) plan.each_of({lane.first, lane.first + lane.count}, attend);
+    else plan.each(lane.thread, attend);
 }
 
 }  // namespace membound

@@ -10,7 +10,7 @@ int64_t AttentionPlan::partial_floats(const AttentionItem& item) const {
     return int64_t{item.rows()} * (2 + padded_head(shape_.head_dim));
 }
 
-void AttentionPlan::make(const StepRows& rows, int threads) {
+void AttentionPlan::make(const StepRows& rows, int threads, int64_t height) {
     items_.clear();
     const int group = shape_.heads / shape_.kv_heads;
     const int heads_together = std::min(group, kQueryRows);
@@ -20,8 +20,9 @@ void AttentionPlan::make(const StepRows& rows, int threads) {
     int64_t cost = 0;
     for (int64_t sequence = 0; sequence < rows.sequences; ++sequence) {
         const int64_t begin = rows.starts[sequence], end = rows.starts[sequence + 1];
-        for (int64_t row = begin; row < end; row += tokens_together) {
-            const int64_t tokens = std::min(tokens_together, end - row);
+        for (int64_t row = begin, tokens; row < end; row += tokens) {
+            tokens = std::min(tokens_together, end - row);
+            if (height > 0) tokens = std::min(tokens, height - row % height);
             const int64_t position = rows.first_positions[sequence] + row - begin, last = position + tokens - 1;
             const int64_t first = shape_.window > 0 ? std::max<int64_t>(0, position - shape_.window + 1) : 0;
             const int first_partition = static_cast<int>(first / kPartitionTokens);
@@ -30,7 +31,7 @@ void AttentionPlan::make(const StepRows& rows, int threads) {
                 for (int head = 0; head < group; head += heads_together) {
                     const int heads = std::min(heads_together, group - head);
                     items_.push_back({sequence, row, tokens, static_cast<int>(position), kv_head,
-                                      kv_head * group + head, heads, first_partition, partitions, units, -1});
+                                      kv_head * group + head, heads, first_partition, partitions, units, -1, -cost});
                     units += partitions;
                     for (int p = first_partition; p < first_partition + partitions; ++p) {
                         const int64_t low = std::max<int64_t>(first, int64_t{p} * kPartitionTokens);
@@ -39,12 +40,13 @@ void AttentionPlan::make(const StepRows& rows, int threads) {
                         // Reading a key costs about as much as eight rows' arithmetic with it; a row itself some keys.
                         cost += (high - low + kBlockTokens) * (tokens * heads + 8);
                     }
+                    items_.back().cost += cost;
                 }
             }
         }
     }
 
-    one_reader_ = static_cast<int64_t>(items_.size()) == rows.sequences * shape_.kv_heads;
+    one_reader_ = height == 0 && static_cast<int64_t>(items_.size()) == rows.sequences * shape_.kv_heads;
     begins_.assign(threads + 1, units);
     first_item_.assign(threads, 0);
     for (int thread = 0; thread < threads; ++thread) {

@@ -3,14 +3,17 @@
 // An item is some query rows of one sequence against one KV head; a unit is one partition of its keys. The units of all
 // items, in order, are cut into one run per thread, equal in cost. An item that lies within one run is computed and
 // merged there; one that is cut leaves partial sums per partition, and whoever completes it merges them in order. So the
-// result is the same wherever the cuts are.
+// result is the same wherever the cuts are. Or the rows come in stretches: then each item's rows are of one of them, and
+// it is computed whole.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "range.h"
 #include "step.h"
 
 namespace membound {
@@ -28,6 +31,7 @@ struct AttentionItem {
     int first_partition, partitions;
     int64_t first_unit;                   // among all units
     int64_t scratch;                      // where its partial sums begin, if it is cut; else -1
+    int64_t cost;                         // about the pairs of a key and a row
 
     int rows() const { return static_cast<int>(tokens) * heads; }
     int last_position() const { return first_position + static_cast<int>(tokens) - 1; }
@@ -43,7 +47,8 @@ class AttentionPlan {
     explicit AttentionPlan(const AttentionShape& shape) : shape_(shape) {}
 
     const AttentionShape& shape() const { return shape_; }
-    void make(const StepRows& rows, int threads);
+    // `height` is that of stretches, or 0.
+    void make(const StepRows& rows, int threads, int64_t height);
 
     // Whether whoever attends to a key may store it: no other item, and no other part of its item, reads it.
     bool keys_have_one_reader() const { return one_reader_; }
@@ -63,6 +68,20 @@ class AttentionPlan {
         }
     }
 
+    // The same for a stretch of rows.
+    template <typename Work>
+    void each_of(Range rows, const Work& work) const {
+        const auto end = first_of(rows.end);
+        for (auto item = first_of(rows.begin); item != end; ++item) {
+            work(*item, item->first_partition, item->first_partition + item->partitions, item + 1 == end ? nullptr : &item[1]);
+        }
+    }
+    int64_t cost(Range rows) const {
+        int64_t sum = 0;
+        each_of(rows, [&](const AttentionItem& item, int, int, const AttentionItem*) { sum += item.cost; });
+        return sum;
+    }
+
     // Where a cut item keeps what a partition gave: rows greatest, rows totals, then rows of values.
     float* partial(const AttentionItem& item, int partition) {
         return scratch_.data() + item.scratch + (partition - item.first_partition) * partial_floats(item);
@@ -76,6 +95,10 @@ class AttentionPlan {
     }
 
   private:
+    // Items are in the order of their rows.
+    std::vector<AttentionItem>::const_iterator first_of(int64_t row) const {
+        return std::partition_point(items_.begin(), items_.end(), [&](const AttentionItem& item) { return item.first_row < row; });
+    }
     int64_t partial_floats(const AttentionItem& item) const;
 
     AttentionShape shape_;

@@ -9,9 +9,6 @@ namespace membound {
 
 namespace {
 
-// With many rows, so many tiles of gate and up are computed before they are activated: while they are in the cache.
-constexpr int64_t kGateTiles = 16;
-
 // Logits of which only the greatest are wanted are computed so many at a time: while they are in the cache.
 constexpr int64_t kLogitsTogether = 32768;
 
@@ -34,43 +31,71 @@ void Model::forward(const StepRows& rows, int thread) {
     const Lane lane = this->lane(rows.rows, thread);
     turn_tables(thread);
     embed(rows, lane);
-    const Layer* before = nullptr;
-    for (const Layer& layer : layers_) {
-        in_groups(lane, [&](const Lane& group) {
-            if (before) join(group, {}, before->post_ffw_norm);
-            norm(group, layer.attn_norm);
-            prepare(group, lane.normed, rows.rows, hidden_, {&layer.q, &layer.k, &layer.v});
-        });
-        prepared(lane);
-        multiply(lane, {{&layer.q, q_.data()}, {&layer.k, k_.data()}, {&layer.v, v_.data()}}, rows.rows);
-        meet(thread, Phase::qkv);
-        if (!plans_[layer.plan].keys_have_one_reader()) {
-            store_keys(rows, layer, thread);
-            meet(thread, Phase::rotation);
+    if (stretches_.height() > 0) {
+        meet(thread, Phase::norms);
+        for (Stretches::Turn turn; stretches_.take(turn);) {
+            mark(thread, Phase::waiting);
+            const Layer& layer = layers_[turn.layer];
+            const Lane own = this->lane(turn, thread);
+            queries_and_keys(own, layer, nullptr);
+            store_keys(rows, layer, own);
+            stretches_.keys_stored(turn);
+            mark(thread, Phase::rotation);
+            stretches_.await_keys(turn);
+            mark(thread, Phase::waiting);
+            attention(rows, layer, own);
+            after_attention(own, layer);
+            join(own, {}, layer.post_ffw_norm);
+            stretches_.done(turn);
+            mark(thread, Phase::norms);
         }
-        attention(rows, layer, thread);
-        meet(thread, Phase::attention);
-        prepare(lane, attended_.data(), rows.rows, layer.o.cols, {&layer.o});
-        prepared(lane);
-        multiply(lane, {{&layer.o, branch_.data()}}, rows.rows);
-        meet(thread, Phase::output);
-        in_groups(lane, [&](const Lane& group) {
-            join(group, layer.o_bias, layer.post_attention_norm);
-            norm(group, layer.ffn_norm);
-            prepare(group, lane.normed, rows.rows, hidden_, {&layer.gate, &layer.up});
-        });
-        prepared(lane);
-        gate_and_up(lane, layer, rows.rows);
-        meet(thread, Phase::gate_up);
-        Lane all = lane;
-        for (int kind = 0; kind < kKinds; ++kind) all.prepared[kind] = gated_prepared_[kind].data();
-        multiply(all, {{&layer.down, branch_.data()}}, rows.rows);
-        meet(thread, Phase::down);
-        before = &layer;
+    } else {
+        const Layer* before = nullptr;
+        for (const Layer& layer : layers_) {
+            queries_and_keys(lane, layer, before);
+            if (!plans_[layer.plan].keys_have_one_reader()) {
+                store_keys(rows, layer, lane);
+                meet(thread, Phase::rotation);
+            }
+            attention(rows, layer, lane);
+            after_attention(lane, layer);
+            before = &layer;
+        }
+        if (before) join(lane, {}, before->post_ffw_norm);
+        mark(thread, Phase::norms);
     }
-    if (before) join(lane, {}, before->post_ffw_norm);
-    mark(thread, Phase::norms);
     if (rows.samples > 0) head(rows, lane);
+}
+
+// A layer up to its queries, keys and values; what the one before it left to join comes first.
+void Model::queries_and_keys(const Lane& lane, const Layer& layer, const Layer* before) {
+    in_groups(lane, [&](const Lane& group) {
+        if (before) join(group, {}, before->post_ffw_norm);
+        norm(group, layer.attn_norm);
+        prepare(group, lane.normed, hidden_, {&layer.q, &layer.k, &layer.v});
+    });
+    prepared(lane);
+    multiply(lane, lane.prepared, {{&layer.q, lane.q}, {&layer.k, lane.k}, {&layer.v, lane.v}});
+    finish(lane, Phase::qkv);
+}
+
+// A layer from its attention's output on, but for the last branch's join.
+void Model::after_attention(const Lane& lane, const Layer& layer) {
+    finish(lane, Phase::attention);
+    prepare(lane, lane.attended, layer.o.cols, {&layer.o});
+    prepared(lane);
+    multiply(lane, lane.prepared, {{&layer.o, lane.out}});
+    finish(lane, Phase::output);
+    in_groups(lane, [&](const Lane& group) {
+        join(group, layer.o_bias, layer.post_attention_norm);
+        norm(group, layer.ffn_norm);
+        prepare(group, lane.normed, hidden_, {&layer.gate, &layer.up});
+    });
+    prepared(lane);
+    gate_and_up(lane, layer);
+    finish(lane, Phase::gate_up);
+    multiply(lane, lane.gated, {{&layer.down, lane.out}});
+    finish(lane, Phase::down);
 }
 
 void Model::mark(int thread, Phase phase) {
@@ -84,17 +109,46 @@ void Model::meet(int thread, Phase phase) {
     mark(thread, Phase::waiting);
 }
 
+// Ends a phase after which a lane's rows need all columns.
+void Model::finish(const Lane& lane, Phase phase) {
+    lane.walk == Walk::stretch ? mark(lane.thread, phase) : meet(lane.thread, phase);
+}
+
+void Model::Lane::take(Stream& stream) {
+    x = stream.x.data();
+    normed = stream.normed.data();
+    for (int kind = 0; kind < kKinds; ++kind) prepared[kind] = stream.prepared[kind].data();
+}
+
+void Model::Lane::take(Branches& branches) {
+    q = branches.q.data();
+    k = branches.k.data();
+    v = branches.v.data();
+    attended = branches.attended.data();
+    out = branches.out.data();
+    for (int kind = 0; kind < kKinds; ++kind) gated[kind] = branches.gated[kind].data();
+}
+
+// All rows of a step, or of the samples.
 Model::Lane Model::lane(int64_t rows, int thread) {
-    Lane lane{};
-    lane.index = thread;
-    lane.alone = rows <= kAloneRows;
+    const bool alone = rows <= kAloneRows;
     // Shared in whole groups of prepared activations where there are enough rows.
     const int64_t grain = rows >= 16 * pool_.threads() ? 16 : 8;
-    lane.rows = lane.alone ? Range{0, rows} : share(rows, thread, pool_.threads(), grain);
-    Buffers& buffers = lane.alone ? scratch_[thread].alone : shared_;
-    lane.x = buffers.x.data();
-    lane.normed = buffers.normed.data();
-    for (int kind = 0; kind < kKinds; ++kind) lane.prepared[kind] = buffers.prepared[kind].data();
+    const Range mine = alone ? Range{0, rows} : share(rows, thread, pool_.threads(), grain);
+    Lane lane{.thread = thread, .walk = alone ? Walk::alone : Walk::shared, .first = 0, .count = rows, .rows = mine,
+              .part = thread, .parts = pool_.threads()};
+    lane.take(alone ? scratch_[thread].stream : stream_);
+    lane.take(branches_);
+    return lane;
+}
+
+Model::Lane Model::lane(const Stretches::Turn& turn, int thread) {
+    const int64_t first = turn.rows.begin, count = turn.rows.end - first;
+    Lane lane{.thread = thread, .walk = Walk::stretch, .first = first, .count = count, .rows = {0, count},
+              .part = 0, .parts = 1};
+    lane.take(scratch_[thread].stream);
+    lane.take(scratch_[thread].branches);
+    lane.x = stream_.x.data() + first * hidden_;
     return lane;
 }
 
@@ -137,27 +191,27 @@ void Model::norm(const Lane& lane, const Vector& weight) {
 }
 
 // Makes this lane's rows of x (rows, columns) ready for the matrices that read them.
-void Model::prepare(const Lane& lane, const float* x, int64_t rows, int64_t columns,
-                    std::initializer_list<const Matrix*> readers) {
+void Model::prepare(const Lane& lane, const float* x, int64_t columns, std::initializer_list<const Matrix*> readers) {
     for (Activations kind : kActivations) {
         const auto takes = [&](const Matrix* matrix) { return activations_of(matrix->type) == kind; };
         if (lane.rows.begin == lane.rows.end || std::none_of(readers.begin(), readers.end(), takes)) continue;
-        matmul_.prepare(kind, x, columns, rows, columns, lane.rows, {0, columns}, lane.prepared[static_cast<int>(kind)]);
+        matmul_.prepare(kind, x, columns, lane.count, columns, lane.rows, {0, columns},
+                        lane.prepared[static_cast<int>(kind)]);
     }
 }
 
 // All rows are ready: whoever shares them meets.
 void Model::prepared(const Lane& lane) {
-    lane.alone ? mark(lane.index, Phase::norms) : meet(lane.index, Phase::norms);
+    lane.walk == Walk::shared ? meet(lane.thread, Phase::norms) : mark(lane.thread, Phase::norms);
 }
 
-// Matrices that read the same activations: their tiles in one line, cut where each thread's share of the bytes ends.
-void Model::multiply(const Lane& lane, std::initializer_list<Product> products, int64_t rows) {
+// Matrices that read the same activations: their tiles in one line, cut where each part's share of the bytes ends.
+void Model::multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products) {
     int64_t total = 0;
     for (const Product& product : products) {
         total += static_cast<int64_t>(packed_bytes(product.matrix->type, product.matrix->rows, product.matrix->cols));
     }
-    const int64_t begin = total * lane.index / pool_.threads(), end = total * (lane.index + 1) / pool_.threads();
+    const int64_t begin = total * lane.part / lane.parts, end = total * (lane.part + 1) / lane.parts;
     int64_t at = 0;
     for (const Product& product : products) {
         const Matrix& matrix = *product.matrix;
@@ -166,38 +220,45 @@ void Model::multiply(const Lane& lane, std::initializer_list<Product> products, 
             return std::clamp<int64_t>((byte - at + tile_bytes - 1) / tile_bytes, 0, tiles(matrix.rows));
         };
         if (tile_at(begin) < tile_at(end)) {
-            matmul_.multiply(matrix, tile_at(begin), tile_at(end),
-                             lane.prepared[static_cast<int>(activations_of(matrix.type))], rows, product.out, matrix.rows);
+            matmul_.multiply(matrix, tile_at(begin), tile_at(end), prepared[static_cast<int>(activations_of(matrix.type))],
+                             lane.count, product.out, matrix.rows);
         }
         at += tiles(matrix.rows) * tile_bytes;
     }
 }
 
 // What comes out is made ready for `down` while it is in the cache: its columns have scales of their own.
-void Model::gate_and_up(const Lane& lane, const Layer& layer, int64_t rows) {
+void Model::gate_and_up(const Lane& lane, const Layer& layer) {
     const int64_t width = layer.gate.rows;
-    const Range mine = share(tiles(width), lane.index, pool_.threads(), 2);
+    const Range mine = share(tiles(width), lane.part, lane.parts, 2);
     const auto activate = layer.activation == Activation::silu ? vector_.gate_silu : vector_.gate_gelu;
     const Activations kind = activations_of(layer.down.type);
-    uint8_t* prepared = gated_prepared_[static_cast<int>(kind)].data();
-    const int64_t together = lane.alone ? mine.end - mine.begin : kGateTiles;
+    const int64_t together = lane.walk == Walk::alone ? mine.end - mine.begin : kGateTiles;
+    float *gate = scratch_[lane.thread].gate.data(), *gated = scratch_[lane.thread].gated.data();
     for (int64_t first = mine.begin; first < mine.end; first += together) {
         const int64_t last = std::min(first + together, mine.end);
-        const auto product = [&](const Matrix& matrix, float* out) {
-            matmul_.multiply(matrix, first, last, lane.prepared[static_cast<int>(activations_of(matrix.type))], rows,
-                             out, width);
-        };
-        product(layer.gate, gate_.data());
-        product(layer.up, gated_.data());
         const Range columns{first * kTileRows, std::min(last * kTileRows, width)};
-        for (int64_t begin = 0; begin < rows; begin += kRowsTogether) {
-            const int64_t end = std::min(begin + kRowsTogether, rows);
-            for (int64_t at = begin * width + columns.begin; at < end * width; at += width) {
-                activate(gate_.data() + at, gated_.data() + at, columns.end - columns.begin);
-            }
-            matmul_.prepare(kind, gated_.data(), width, rows, width, {begin, end}, columns, prepared);
+        const int64_t count = columns.end - columns.begin;
+        const auto product = [&](const Matrix& matrix, float* out) {
+            multiply_tiles(matrix, {first, last}, lane.prepared[static_cast<int>(activations_of(matrix.type))], lane.count,
+                           out);
+        };
+        product(layer.gate, gate);
+        product(layer.up, gated);
+        for (int64_t begin = 0; begin < lane.count; begin += kRowsTogether) {
+            const int64_t end = std::min(begin + kRowsTogether, lane.count);
+            activate(gate + begin * count, gated + begin * count, (end - begin) * count);
+            matmul_.prepare(kind, gated, count, lane.count, width, {begin, end}, columns, lane.gated[static_cast<int>(kind)]);
         }
     }
+}
+
+// Some tiles of a matrix as one of their own: out is (m, their rows).
+void Model::multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, float* out) const {
+    const int64_t tile_bytes = static_cast<int64_t>(packed_bytes(matrix.type, kTileRows, matrix.cols));
+    const int64_t rows = std::min(some.end * kTileRows, matrix.rows) - some.begin * kTileRows;
+    const Matrix part{matrix.type, rows, matrix.cols, matrix.data + some.begin * tile_bytes};
+    matmul_.multiply(part, 0, tiles(rows), prepared, m, out, rows);
 }
 
 // A branch joins the residual stream.
@@ -205,7 +266,7 @@ void Model::join(const Lane& lane, const Vector& bias, const Vector& post_norm) 
     for (int64_t row = lane.rows.begin; row < lane.rows.end; ++row) {
         float* x = lane.x + row * hidden_;
         float* normed = lane.normed + row * hidden_;
-        const float* branch = branch_.data() + row * hidden_;
+        const float* branch = lane.out + row * hidden_;
         if (!bias.empty()) {
             std::copy(branch, branch + hidden_, normed);
             vector_.add(normed, bias.data(), hidden_);
@@ -221,37 +282,35 @@ void Model::join(const Lane& lane, const Vector& bias, const Vector& post_norm) 
 
 // Logits of the sampled rows, or the greatest of each thread's share of them.
 void Model::head(const StepRows& rows, const Lane& lane) {
-    if (!lane.alone) meet(lane.index, Phase::norms);  // the rows may be another thread's
-    const Lane top = this->lane(rows.samples, lane.index);
+    if (lane.walk != Walk::alone) meet(lane.thread, Phase::norms);  // the rows may be another thread's
+    const Lane top = this->lane(rows.samples, lane.thread);
     for (int64_t sample = top.rows.begin; sample < top.rows.end; ++sample) {
         vector_.rms_norm(lane.x + rows.sample_rows[sample] * hidden_, output_norm_.data(), norm_eps_, hidden_,
                          top.normed + sample * hidden_);
     }
-    prepare(top, top.normed, rows.samples, hidden_, {&head_});
+    prepare(top, top.normed, hidden_, {&head_});
     prepared(top);
     if (rows.greatest_only) {
-        greatest_logits(top, rows.samples);
+        greatest_logits(top);
     } else {
-        multiply(top, {{&head_, logits_.data()}}, rows.samples);
+        multiply(top, top.prepared, {{&head_, logits_.data()}});
     }
-    mark(lane.index, Phase::head);
+    mark(lane.thread, Phase::head);
 }
 
-void Model::greatest_logits(const Lane& lane, int64_t samples) {
-    const Range mine = share(tiles(vocab_), lane.index, pool_.threads());
-    const int64_t tile_bytes = static_cast<int64_t>(packed_bytes(head_.type, kTileRows, hidden_));
+void Model::greatest_logits(const Lane& lane) {
+    const int64_t samples = lane.count;
+    const Range mine = share(tiles(vocab_), lane.part, lane.parts);
     // Whole tiles by the sixteen, as products take them best.
     const int64_t together = std::max<int64_t>(kLogitsTogether / samples / (16 * kTileRows), 1) * 16;
-    Buffer<float>& logits = scratch_[lane.index].logits;
+    Buffer<float>& logits = scratch_[lane.thread].logits;
     if (static_cast<int64_t>(logits.size()) < samples * together * kTileRows) logits.resize(samples * together * kTileRows);
-    Greatest* greatest = greatest_.data() + lane.index * samples;
+    Greatest* greatest = greatest_.data() + lane.part * samples;
     std::fill(greatest, greatest + samples, Greatest{-std::numeric_limits<float>::infinity(), 0});
     for (int64_t tile = mine.begin; tile < mine.end; tile += together) {
-        const int64_t begin = tile * kTileRows;
-        const int64_t count = std::min((tile + std::min(together, mine.end - tile)) * kTileRows, vocab_) - begin;
-        const Matrix part{head_.type, count, hidden_, head_.data + tile * tile_bytes};
-        matmul_.multiply(part, 0, tiles(count), lane.prepared[static_cast<int>(activations_of(head_.type))], samples,
-                         logits.data(), count);
+        const Range some{tile, std::min(tile + together, mine.end)};
+        const int64_t begin = tile * kTileRows, count = std::min(some.end * kTileRows, vocab_) - begin;
+        multiply_tiles(head_, some, lane.prepared[static_cast<int>(activations_of(head_.type))], samples, logits.data());
         for (int64_t sample = 0; sample < samples; ++sample) {
             const float* row = logits.data() + sample * count;
             const int64_t best = vector_.argmax(row, count);

@@ -60,8 +60,8 @@ void dequantize(Type type, const uint8_t* row, int64_t cols, float* out);
 size_t activation_bytes(Activations kind, int64_t m, int64_t cols);
 
 struct MatmulKernels {
-    // Prepares some rows and columns of x (m, cols), whose rows stand `ldx` floats apart. `columns` begin and end at
-    // multiples of 32, or at the end. Threads that share the work best split at multiples of 16 rows.
+    // Prepares some rows and columns of activations (m, cols): x has all rows, `ldx` floats apart, of these columns. They
+    // begin and end at multiples of 32, or at the end. Threads that share the work best split at multiples of 16 rows.
     void (*prepare)(Activations kind, const float* x, int64_t ldx, int64_t m, int64_t cols, Range rows, Range columns,
                     uint8_t* buffer);
 

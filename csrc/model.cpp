@@ -9,6 +9,13 @@ namespace {
 
 constexpr int64_t kPackBytes = 8 << 20;  // of the file between two reports: its pages can be given back meanwhile
 
+// The activations of so many rows stay in a second cache; with fewer than the least, unpacking the weights anew for each
+// stretch takes too long.
+constexpr int64_t kStretchRows = 128, kLeastStretch = 64;
+
+// How many parts of at most `part` there are.
+int64_t up(int64_t total, int64_t part) { return (total + part - 1) / part; }
+
 template <typename Array>
 void grow(Array& buffer, int64_t size) {
     if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
@@ -187,33 +194,84 @@ void Model::check(const StepRows& rows) const {
     }
 }
 
+// Who walks which rows, and who computes which part of attention.
+void Model::plan(const StepRows& rows) {
+    const int threads = pool_.threads();
+    // So many stretches that a quicker thread finds something to take, as equal as may be.
+    const int64_t most = std::min(kStretchRows, up(rows.rows, 2 * threads));
+    int64_t height = up(up(rows.rows, up(rows.rows, most)), kTileRows) * kTileRows;
+    if (height < kLeastStretch) height = 0;
+    const auto make = [&] {
+        for (AttentionPlan& plan : plans_) plan.make(rows, threads, height);
+    };
+    make();
+    if (height > 0 && !balanced(rows.rows, height)) {
+        height = 0;
+        make();
+    }
+    stretches_.make(rows.rows, height, static_cast<int64_t>(layers_.size()));
+}
+
+// Whether no stretch takes a thread longer than all of them take all threads: where one has sequences with long contexts,
+// threads share them better.
+bool Model::balanced(int64_t rows, int64_t height) const {
+    // A multiply-add of attention takes about so many of a matrix.
+    constexpr int64_t kAttention = 4;
+    int64_t weights = 0;
+    std::vector<int64_t> pair(plans_.size());  // multiply-adds of a key and a row in all layers
+    for (const Layer& layer : layers_) {
+        for (const Matrix* matrix : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+            weights += matrix->rows * matrix->cols;
+        }
+        pair[layer.plan] += 2 * kAttention * layer.attention.head_dim;
+    }
+    int64_t most = 0, all = 0;
+    for (int64_t begin = 0; begin < rows; begin += height) {
+        const Range stretch{begin, std::min(begin + height, rows)};
+        int64_t work = (stretch.end - begin) * weights;
+        for (size_t i = 0; i < plans_.size(); ++i) work += pair[i] * plans_[i].cost(stretch);
+        most = std::max(most, work);
+        all += work;
+    }
+    return most <= all / pool_.threads();
+}
+
 void Model::make_room(const StepRows& rows) {
-    const int64_t n = rows.rows, alone = std::min(std::max(n, rows.samples), kAloneRows);
+    const int64_t n = rows.rows, height = stretches_.height(), samples = rows.samples;
+    const int64_t alone = std::min(std::max(n, samples), kAloneRows);
+    // Rows of buffers that threads share, but for the residual stream, and of each thread's own.
+    const int64_t shared = height > 0 ? 0 : n, own = height > 0 ? height : alone;
     const auto fit_prepared = [&](Prepared& prepared, int64_t count) {
         for (Activations kind : kActivations) {
             grow(prepared[static_cast<int>(kind)], static_cast<int64_t>(activation_bytes(kind, count, widest_)));
         }
     };
-    const auto fit = [&](Buffers& buffers, int64_t count) {
-        grow(buffers.x, count * hidden_);
-        grow(buffers.normed, count * hidden_);
-        fit_prepared(buffers.prepared, count);
+    const auto fit_inputs = [&](Stream& stream, int64_t count) {
+        grow(stream.normed, count * hidden_);
+        fit_prepared(stream.prepared, count);
     };
-    fit_prepared(gated_prepared_, n);
-    if (n > kAloneRows) fit(shared_, n);
+    const auto fit_branches = [&](Branches& branches, int64_t count) {
+        grow(branches.q, count * query_width_);
+        grow(branches.k, count * kv_width_);
+        grow(branches.v, count * kv_width_);
+        grow(branches.attended, count * query_width_);
+        grow(branches.out, count * hidden_);
+        fit_prepared(branches.gated, count);
+    };
+    grow(stream_.x, n * hidden_);
+    fit_inputs(stream_, std::max(shared, samples));
+    fit_branches(branches_, shared);
+    const int64_t gate_columns = n <= kAloneRows ? feed_forward_width_ : std::min(kGateTiles * kTileRows, feed_forward_width_);
     for (Scratch& scratch : scratch_) {
-        fit(scratch.alone, alone);
+        grow(scratch.stream.x, alone * hidden_);
+        fit_inputs(scratch.stream, std::max(own, alone));
+        if (height > 0) fit_branches(scratch.branches, own);
+        grow(scratch.gate, std::max(shared, own) * gate_columns);
+        grow(scratch.gated, std::max(shared, own) * gate_columns);
         grow(scratch.attention, attention_floats());
     }
-    grow(q_, n * query_width_);
-    grow(k_, n * kv_width_);
-    grow(v_, n * kv_width_);
-    grow(attended_, n * query_width_);
-    grow(gate_, n * feed_forward_width_);
-    grow(gated_, n * feed_forward_width_);
-    grow(branch_, n * hidden_);
-    if (!rows.greatest_only) grow(logits_, rows.samples * vocab_);
-    grow(greatest_, rows.samples * pool_.threads());
+    if (!rows.greatest_only) grow(logits_, samples * vocab_);
+    grow(greatest_, samples * pool_.threads());
     grow(positions_, n);
     grow(sequence_of_, n);
     for (int64_t s = 0; s < rows.sequences; ++s) {
@@ -235,8 +293,8 @@ void Model::run(const StepRows& rows, const std::function<void(int)>& after) {
     };
     mark_all(Phase::outside);
     check(rows);
+    plan(rows);
     make_room(rows);
-    for (AttentionPlan& plan : plans_) plan.make(rows, pool_.threads());
     mark_all(Phase::planning);
     pool_.run([&](int thread) {
         mark(thread, Phase::waiting);

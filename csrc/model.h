@@ -1,8 +1,9 @@
 // A model in memory, and one step of it.
 //
 // A step computes some tokens of some sequences: prompt chunks and decoding tokens alike are sequences with new rows.
-// Activations are (rows, elements) in F32. All threads walk the layers together; a barrier stands wherever one needs
-// what another wrote.
+// Activations are (rows, elements) in F32. All threads walk the layers together, each with a part of the matrices, and a
+// barrier stands wherever one needs what another wrote; or, with many rows, each takes stretches of the rows through
+// one layer after the other (stretches.h).
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,7 @@
 #include "pool.h"
 #include "sampler.h"
 #include "step.h"
+#include "stretches.h"
 #include "tally.h"
 #include "vector.h"
 
@@ -114,28 +116,46 @@ class Model {
 
     // Up to so many rows a thread works alone.
     static constexpr int64_t kAloneRows = 8;
+    // With more, so many tiles of gate and up are computed before they are activated: while they are in the cache.
+    static constexpr int64_t kGateTiles = 16;
 
     static constexpr int kKinds = std::size(kActivations);  // prepared activations are by kind
 
-    // What one thread works on. With few rows each thread keeps up the whole residual stream by itself, which is
-    // cheaper than a barrier; with many they share it, and each keeps up its own rows.
-    struct Lane {
-        int index;
-        bool alone;
-        Range rows;
-        float* x;              // (rows of the step, hidden)
-        float* normed;         // likewise
-        uint8_t* prepared[kKinds];
-    };
     using Prepared = Buffer<uint8_t>[kKinds];
-    struct Buffers {
-        Buffer<float> x, normed;
+    // The residual stream, and what goes into its branches.
+    struct Stream {
+        Buffer<float> x, normed;  // (rows, hidden)
         Prepared prepared;
     };
+    // What the branches make of it: (rows, elements).
+    struct Branches {
+        Buffer<float> q, k, v, attended, out;
+        Prepared gated;
+    };
     struct Scratch {
-        Buffers alone;
-        Buffer<float> attention, logits;
+        Stream stream;
+        Branches branches;
+        Buffer<float> gate, gated, attention, logits;
         SamplingScratch sampling;
+    };
+
+    // How threads share a step. `alone`: with few rows each keeps up the whole residual stream by itself, which is cheaper
+    // than a barrier, and has a part of the matrices. `shared`: each keeps up some rows of one stream, and has a part of
+    // the matrices. `stretch`: some rows are one thread's, with whole matrices.
+    enum class Walk { alone, shared, stretch };
+
+    // What one thread works on.
+    struct Lane {
+        int thread;
+        Walk walk;
+        int64_t first, count;  // rows of the step: what follows is of these, numbered from 0
+        Range rows;            // those of them that this thread keeps up
+        int part, parts;       // of the matrices
+        float *x = nullptr, *normed = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *attended = nullptr, *out = nullptr;
+        uint8_t *prepared[kKinds] = {}, *gated[kKinds] = {};
+
+        void take(Stream& stream);
+        void take(Branches& branches);
     };
     // The greatest logit that a thread found.
     struct Greatest {
@@ -151,6 +171,8 @@ class Model {
     void pack_weights(const ModelSpec& spec, const Progress& progress);
     Layer describe(const LayerSpec& spec, size_t index);
     void check(const StepRows& rows) const;
+    void plan(const StepRows& rows);
+    bool balanced(int64_t rows, int64_t height) const;
     void make_room(const StepRows& rows);
     void run(const StepRows& rows, const std::function<void(int thread)>& after);
     void take_greatest(const StepRows& rows, int32_t* out);
@@ -159,24 +181,28 @@ class Model {
     void forward(const StepRows& rows, int thread);
     void mark(int thread, Phase phase);
     void meet(int thread, Phase phase);
+    void finish(const Lane& lane, Phase phase);
     Lane lane(int64_t rows, int thread);
+    Lane lane(const Stretches::Turn& turn, int thread);
     void turn_tables(int thread);
     void embed(const StepRows& rows, const Lane& lane);
     void norm(const Lane& lane, const Vector& weight);
-    void prepare(const Lane& lane, const float* x, int64_t rows, int64_t columns,
-                 std::initializer_list<const Matrix*> readers);
+    void prepare(const Lane& lane, const float* x, int64_t columns, std::initializer_list<const Matrix*> readers);
     void prepared(const Lane& lane);
-    void multiply(const Lane& lane, std::initializer_list<Product> products, int64_t rows);
-    void gate_and_up(const Lane& lane, const Layer& layer, int64_t rows);
+    void multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products);
+    void queries_and_keys(const Lane& lane, const Layer& layer, const Layer* before);
+    void after_attention(const Lane& lane, const Layer& layer);
+    void gate_and_up(const Lane& lane, const Layer& layer);
+    void multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, float* out) const;
     void join(const Lane& lane, const Vector& bias, const Vector& post_norm);
     void head(const StepRows& rows, const Lane& lane);
-    void greatest_logits(const Lane& lane, int64_t samples);
+    void greatest_logits(const Lane& lane);
 
     // Attention's part of it: attention.cpp.
-    void attention(const StepRows& rows, const Layer& layer, int thread);
-    void store_keys(const StepRows& rows, const Layer& layer, int thread);
-    void store_key(const StepRows& rows, const Layer& layer, int64_t row, int kv_head);
-    void ready_queries(const Layer& layer, const AttentionItem& item, float* queries) const;
+    void attention(const StepRows& rows, const Layer& layer, const Lane& lane);
+    void store_keys(const StepRows& rows, const Layer& layer, const Lane& lane);
+    void store_key(const StepRows& rows, const Layer& layer, const Lane& lane, int64_t row, int kv_head);
+    void ready_queries(const Layer& layer, const Lane& lane, const AttentionItem& item, float* queries) const;
     HeadInput head_input(const Layer& layer, int64_t row, const Vector& bias, const Vector& weight, int head,
                          float scale) const;
     int64_t attention_floats() const;  // that it needs per thread
@@ -202,11 +228,12 @@ class Model {
 
     // Buffers of a step; they grow to the largest that there was.
     int64_t widest_ = 0, query_width_ = 0, kv_width_ = 0, feed_forward_width_ = 0;
+    Stretches stretches_;  // none where all walk together
     std::vector<AttentionPlan> plans_;
     std::vector<Scratch> scratch_;  // (threads)
-    Buffers shared_;
-    Prepared gated_prepared_;  // written by all threads
-    Buffer<float> q_, k_, v_, attended_, gate_, gated_, branch_, logits_;  // (rows, elements)
+    Stream stream_;
+    Branches branches_;
+    Buffer<float> logits_;                                                      // (samples, vocab)
     std::vector<Greatest> greatest_;                                            // (threads, samples)
     std::vector<Buffer<float>> cosines_, sines_;                                // per rope: (positions, elements)
     int64_t turned_positions_ = 0, needed_positions_ = 0;                       // of them filled, and for this step

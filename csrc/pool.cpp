@@ -25,7 +25,7 @@ inline void pause() {
 #endif
 }
 
-// Spins of a barrier before the core is offered to others: some tens of microseconds.
+// Spins of a thread that waits for another before the core is offered to others: some tens of microseconds.
 constexpr int kBarrierSpins = 2000;
 // Spins of an idle worker before it sleeps: about the time between two steps.
 constexpr int kIdleSpins = 20000;
@@ -107,9 +107,7 @@ void Pool::run(const Task& task) {
     if (threads_ > 1) started_.value.notify_all();
     task(0);
     for (int thread = 1; thread < threads_; ++thread) {
-        for (int spins = 0; finished_[thread].value.load(std::memory_order_acquire) != number; ++spins) {
-            if (spins < kBarrierSpins) pause(); else std::this_thread::yield();
-        }
+        await([&] { return finished_[thread].value.load(std::memory_order_acquire) == number; });
     }
 }
 
@@ -118,11 +116,12 @@ void Pool::barrier(int thread) {
     reached_[thread].value.store(number, std::memory_order_release);
     for (int other = 0; other < threads_; ++other) {
         // Another thread may already be one barrier further, so compare by distance.
-        for (int spins = 0;
-             static_cast<int32_t>(reached_[other].value.load(std::memory_order_acquire) - number) < 0; ++spins) {
-            if (spins < kBarrierSpins) pause(); else std::this_thread::yield();
-        }
+        await([&] { return static_cast<int32_t>(reached_[other].value.load(std::memory_order_acquire) - number) >= 0; });
     }
+}
+
+void Pool::relax(int spins) {
+    if (spins < kBarrierSpins) pause(); else std::this_thread::yield();
 }
 
 void Pool::work(int thread) {

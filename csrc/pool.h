@@ -39,6 +39,12 @@ class Pool {
     // Inside a task: waits until every thread has reached the same barrier.
     void barrier(int thread);
 
+    // Inside a task: waits until ready(), which another thread brings about.
+    template <typename Ready>
+    static void await(const Ready& ready) {
+        for (int spins = 0; !ready(); ++spins) relax(spins);
+    }
+
   private:
     // One cache line each, so that a thread's progress does not disturb another's.
     struct alignas(64) Progress {
@@ -46,6 +52,7 @@ class Pool {
     };
 
     void work(int thread);
+    static void relax(int spins);  // between two looks, after so many
 
     int threads_;
     std::unique_ptr<Progress[]> reached_;   // (threads) barriers that each thread has reached

@@ -193,7 +193,7 @@ def test_quantized_types(kind: Type, isa: str, tmp_path: Path) -> None:
     [("gemma3", Type.Q8_0), ("llama", Type.F32), ("qwen2", Type.Q4_1), ("llama", Type.BF16)],
 )
 def test_cuts_and_batches_change_no_bit(family: str, kind: Type, isa: str, tmp_path: Path) -> None:
-    """One at a time on one thread, against chunks of 1, 7, 64, mixed with others, on two and three."""
+    """One at a time on one thread, against chunks from 1 to 300, mixed with others, on two and three."""
     weights = open_weights(
         write_gguf(
             tmp_path / "m.gguf", small_architecture(family, window=100 if family == "gemma3" else None), kind
@@ -203,7 +203,15 @@ def test_cuts_and_batches_change_no_bit(family: str, kind: Type, isa: str, tmp_p
     sequences = [random_tokens(length, seed=index) for index, length in enumerate(lengths)]
     alone = NativeExecutor(weights, blocks=19, threads=1, isa=isa)
     expected = [alone.logits(tokens) for tokens in sequences]
-    for threads, sizes in ((1, (7,)), (3, (7,)), (2, (64, 1, 7)), (3, (13, 100)), (2, (1,))):
+    for threads, sizes in (
+        (1, (7,)),
+        (3, (7,)),
+        (2, (64, 1, 7)),
+        (3, (13, 100)),
+        (2, (300,)),
+        (3, (300, 7)),
+        (2, (1,)),
+    ):
         executor = NativeExecutor(weights, blocks=200, threads=threads, isa=isa)
         cut = Cut(
             executor, [tokens[:60] for tokens in sequences] if sizes == (1,) else sequences, seed=threads
