@@ -26,7 +26,7 @@ class Worker:
     """One process; `call` sends an operation and waits for its answer."""
 
     def __init__(self, engine: str, threads: int, python: Path | None = None) -> None:
-        """Installs the engine if need be, RefusedError if it cannot be; `python` may have another membound."""
+        """Installs the engine if need be, RefusedError if it cannot be; `python` has another build."""
         self.engine = engine
         python = python or (Path(sys.executable) if engine == "membound" else python_of(engine))
         log = PEERS / "logs" / f"{engine}.log"
