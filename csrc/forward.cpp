@@ -12,6 +12,9 @@ namespace {
 // Logits of which only the greatest are wanted are computed so many at a time: while they are in the cache.
 constexpr int64_t kLogitsTogether = 32768;
 
+// Bytes of weights times rows from which threads help each other out: some 50 µs of work for one.
+constexpr int64_t kWorthSharing = 3 << 20;
+
 // Rows that pass through several operations together, so that they stay in the cache; what matrix products group.
 constexpr int64_t kRowsTogether = 16;
 
@@ -205,43 +208,63 @@ void Model::prepared(const Lane& lane) {
     lane.walk == Walk::shared ? meet(lane.thread, Phase::norms) : mark(lane.thread, Phase::norms);
 }
 
+// Calls work(some tiles) until none is left of `bytes` of them in all. `own` is this lane's part.
+template <typename Work>
+void Model::share_tiles(const Lane& lane, int64_t bytes, Range own, const Work& work) {
+    // Reading weights takes about as long as three rows' arithmetic with them. What is soon done is over before a thread has
+    // found what others left of it.
+    if (lane.parts == 1 || bytes / lane.parts * (lane.count + 3) < kWorthSharing) return work(own);
+    // As few as keep products of one row in two streams, and of many in strips of two tiles.
+    const int64_t grain = lane.walk == Walk::alone ? 4 : 2;
+    shares_.begin(lane.part, own);
+    for (Range some; shares_.take(lane.part, grain, some);) work(some);
+}
+
 // Matrices that read the same activations: their tiles in one line, cut where each part's share of the bytes ends.
 void Model::multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products) {
-    int64_t total = 0;
-    for (const Product& product : products) {
-        total += static_cast<int64_t>(packed_bytes(product.matrix->type, product.matrix->rows, product.matrix->cols));
-    }
-    const int64_t begin = total * lane.part / lane.parts, end = total * (lane.part + 1) / lane.parts;
-    int64_t at = 0;
+    int64_t bytes = 0;
     for (const Product& product : products) {
         const Matrix& matrix = *product.matrix;
-        const int64_t tile_bytes = static_cast<int64_t>(packed_bytes(matrix.type, kTileRows, matrix.cols));
-        const auto tile_at = [&](int64_t byte) {
-            return std::clamp<int64_t>((byte - at + tile_bytes - 1) / tile_bytes, 0, tiles(matrix.rows));
-        };
-        if (tile_at(begin) < tile_at(end)) {
-            matmul_.multiply(matrix, tile_at(begin), tile_at(end), prepared[static_cast<int>(activations_of(matrix.type))],
-                             lane.count, product.out, matrix.rows);
-        }
-        at += tiles(matrix.rows) * tile_bytes;
+        bytes += static_cast<int64_t>(packed_bytes(matrix.type, matrix.rows, matrix.cols));
     }
+    // The tile that holds a byte of all.
+    const auto tile_at = [&](int64_t byte) {
+        int64_t at = 0;
+        for (const Product& product : products) {
+            const Matrix& matrix = *product.matrix;
+            const int64_t tile_bytes = static_cast<int64_t>(packed_bytes(matrix.type, kTileRows, matrix.cols));
+            const int64_t tile = std::max<int64_t>((byte + tile_bytes - 1) / tile_bytes, 0);
+            if (tile < tiles(matrix.rows)) return at + tile;
+            byte -= tiles(matrix.rows) * tile_bytes;
+            at += tiles(matrix.rows);
+        }
+        return at;
+    };
+    const Range own{tile_at(bytes * lane.part / lane.parts), tile_at(bytes * (lane.part + 1) / lane.parts)};
+    share_tiles(lane, bytes, own, [&](Range some) {
+        for (const Product& product : products) {
+            const Matrix& matrix = *product.matrix;
+            const int64_t count = tiles(matrix.rows), begin = std::max<int64_t>(some.begin, 0), end = std::min(some.end, count);
+            if (begin < end) {
+                matmul_.multiply(matrix, begin, end, prepared[static_cast<int>(activations_of(matrix.type))], lane.count,
+                                 product.out, matrix.rows);
+            }
+            some = {some.begin - count, some.end - count};
+        }
+    });
 }
 
 // What comes out is made ready for `down` while it is in the cache: its columns have scales of their own.
 void Model::gate_and_up(const Lane& lane, const Layer& layer) {
     const int64_t width = layer.gate.rows;
-    const Range mine = share(tiles(width), lane.part, lane.parts, 2);
     const auto activate = layer.activation == Activation::silu ? vector_.gate_silu : vector_.gate_gelu;
     const Activations kind = activations_of(layer.down.type);
-    const int64_t together = lane.walk == Walk::alone ? mine.end - mine.begin : kGateTiles;
     float *gate = scratch_[lane.thread].gate.data(), *gated = scratch_[lane.thread].gated.data();
-    for (int64_t first = mine.begin; first < mine.end; first += together) {
-        const int64_t last = std::min(first + together, mine.end);
-        const Range columns{first * kTileRows, std::min(last * kTileRows, width)};
+    const auto gate_tiles = [&](Range some) {
+        const Range columns{some.begin * kTileRows, std::min(some.end * kTileRows, width)};
         const int64_t count = columns.end - columns.begin;
         const auto product = [&](const Matrix& matrix, float* out) {
-            multiply_tiles(matrix, {first, last}, lane.prepared[static_cast<int>(activations_of(matrix.type))], lane.count,
-                           out);
+            multiply_tiles(matrix, some, lane.prepared[static_cast<int>(activations_of(matrix.type))], lane.count, out);
         };
         product(layer.gate, gate);
         product(layer.up, gated);
@@ -250,7 +273,16 @@ void Model::gate_and_up(const Lane& lane, const Layer& layer) {
             activate(gate + begin * count, gated + begin * count, (end - begin) * count);
             matmul_.prepare(kind, gated, count, lane.count, width, {begin, end}, columns, lane.gated[static_cast<int>(kind)]);
         }
-    }
+    };
+    // In twos, as activations are prepared.
+    const auto bytes = static_cast<int64_t>(packed_bytes(layer.gate.type, width, hidden_) +
+                                            packed_bytes(layer.up.type, width, hidden_));
+    share_tiles(lane, bytes, share(tiles(width), lane.part, lane.parts, 2), [&](Range some) {
+        const int64_t together = lane.walk == Walk::alone ? some.end - some.begin : kGateTiles;
+        for (int64_t begin = some.begin; begin < some.end; begin += together) {
+            gate_tiles({begin, std::min(begin + together, some.end)});
+        }
+    });
 }
 
 // Some tiles of a matrix as one of their own: out is (m, their rows).
@@ -300,23 +332,27 @@ void Model::head(const StepRows& rows, const Lane& lane) {
 
 void Model::greatest_logits(const Lane& lane) {
     const int64_t samples = lane.count;
-    const Range mine = share(tiles(vocab_), lane.part, lane.parts);
     // Whole tiles by the sixteen, as products take them best.
     const int64_t together = std::max<int64_t>(kLogitsTogether / samples / (16 * kTileRows), 1) * 16;
     Buffer<float>& logits = scratch_[lane.thread].logits;
     if (static_cast<int64_t>(logits.size()) < samples * together * kTileRows) logits.resize(samples * together * kTileRows);
     Greatest* greatest = greatest_.data() + lane.part * samples;
     std::fill(greatest, greatest + samples, Greatest{-std::numeric_limits<float>::infinity(), 0});
-    for (int64_t tile = mine.begin; tile < mine.end; tile += together) {
-        const Range some{tile, std::min(tile + together, mine.end)};
-        const int64_t begin = tile * kTileRows, count = std::min(some.end * kTileRows, vocab_) - begin;
+    const auto look = [&](Range some) {
         multiply_tiles(head_, some, lane.prepared[static_cast<int>(activations_of(head_.type))], samples, logits.data());
+        const int64_t begin = some.begin * kTileRows, count = std::min(some.end * kTileRows, vocab_) - begin;
         for (int64_t sample = 0; sample < samples; ++sample) {
             const float* row = logits.data() + sample * count;
             const int64_t best = vector_.argmax(row, count);
-            if (row[best] > greatest[sample].logit) greatest[sample] = {row[best], static_cast<int32_t>(begin + best)};
+            greatest[sample].take({row[best], static_cast<int32_t>(begin + best)});
         }
-    }
+    };
+    const auto bytes = static_cast<int64_t>(packed_bytes(head_.type, vocab_, hidden_));
+    share_tiles(lane, bytes, share(tiles(vocab_), lane.part, lane.parts), [&](Range some) {
+        for (int64_t begin = some.begin; begin < some.end; begin += together) {
+            look({begin, std::min(begin + together, some.end)});
+        }
+    });
 }
 
 }  // namespace membound

@@ -33,7 +33,7 @@ void require_size(const std::vector<float>& vector, int64_t size, const std::str
 
 Model::Model(const ModelSpec& spec, int64_t blocks, KvType kv_type, int threads, Isa isa, const Progress& progress)
     : hidden_(spec.hidden), vocab_(spec.vocab), norm_eps_(spec.norm_eps), embedding_scale_(spec.embedding_scale),
-      isa_(isa), matmul_(matmul_kernels(isa)), vector_(vector_kernels(isa)), pool_(threads),
+      isa_(isa), matmul_(matmul_kernels(isa)), vector_(vector_kernels(isa)), pool_(threads), shares_(pool_.threads()),
       embedding_(spec.embedding), embedding_rows_(embedding_.bytes()), output_norm_(spec.output_norm), kv_type_(kv_type), blocks_(blocks) {
     if (blocks < 1 || blocks > INT32_MAX) refuse("blocks must be between 1 and 2147483647");
     if (embedding_.rows != vocab_ || embedding_.cols != hidden_) refuse("token_embd is not (vocab, hidden)");
@@ -353,12 +353,8 @@ void Model::take_greatest(const StepRows& rows, int32_t* out) {
     step.greatest_only = true;
     run(step, [](int) {});
     for (int64_t sample = 0; sample < rows.samples; ++sample) {
-        // Columns ascend with threads: the first of equals wins.
         Greatest best = greatest_[sample];
-        for (int thread = 1; thread < pool_.threads(); ++thread) {
-            const Greatest& other = greatest_[thread * rows.samples + sample];
-            if (other.logit > best.logit) best = other;
-        }
+        for (int thread = 1; thread < pool_.threads(); ++thread) best.take(greatest_[thread * rows.samples + sample]);
         out[sample] = best.token;
     }
 }

@@ -22,6 +22,7 @@
 #include "kernels.h"
 #include "pool.h"
 #include "sampler.h"
+#include "shares.h"
 #include "step.h"
 #include "stretches.h"
 #include "tally.h"
@@ -161,6 +162,10 @@ class Model {
     struct Greatest {
         float logit;
         int32_t token;
+        // The first of equals wins.
+        void take(const Greatest& other) {
+            if (other.logit > logit || (other.logit == logit && other.token < token)) *this = other;
+        }
     };
     // A matrix of a region that threads share, and where its products go.
     struct Product {
@@ -189,6 +194,8 @@ class Model {
     void norm(const Lane& lane, const Vector& weight);
     void prepare(const Lane& lane, const float* x, int64_t columns, std::initializer_list<const Matrix*> readers);
     void prepared(const Lane& lane);
+    template <typename Work>
+    void share_tiles(const Lane& lane, int64_t bytes, Range own, const Work& work);
     void multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products);
     void queries_and_keys(const Lane& lane, const Layer& layer, const Layer* before);
     void after_attention(const Lane& lane, const Layer& layer);
@@ -213,6 +220,7 @@ class Model {
     const MatmulKernels& matmul_;
     const VectorKernels& vector_;
     Pool pool_;
+    Shares shares_;  // of the tiles of matrices
     std::unique_ptr<Tally[]> tallies_;  // (threads), while time is counted
     FileMatrix embedding_;
     std::shared_ptr<const uint8_t> embedding_rows_;
