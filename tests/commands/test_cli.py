@@ -125,6 +125,15 @@ def test_speed_has_a_row_for_each_size(terminal: Terminal, smollm2: str) -> None
     assert answer["resident_bytes"] > 90e6
 
 
+def test_a_batch_decodes_together_however_short_the_timed_prompts(terminal: Terminal, smollm2: str) -> None:
+    def step_bytes(prefill: str) -> float:
+        sizes = ("--prefill", prefill, "--batch", "3", "--max-tokens", "4")
+        (row,) = terminal.json("speed", smollm2, *sizes)["decode"]
+        return float(row["bytes_per_s"] / row["tok_per_s"])
+
+    assert step_bytes("1") == pytest.approx(step_bytes("128"))
+
+
 def test_speed_takes_each_step_apart(terminal: Terminal, smollm2: str) -> None:
     sizes = ("--prefill", "16", "--batch", "1,2", "--max-tokens", "4")
     explained = terminal.json("speed", smollm2, *sizes, "--explain")["explain"]

@@ -65,7 +65,8 @@ def speed_command(
             threads=threads,
             rows=max(batches),
             row_tokens=DECODE_PROMPT + steps + 1,
-            tokens=max(lengths) + 1,
+            # All prompts of a batch go in one step, so that its sequences decode together from first to last.
+            tokens=max(max(lengths) + 1, max(batches) * DECODE_PROMPT),
             kv_memory=most,
         )
         print_notes(test.weights.notes)
