@@ -85,7 +85,8 @@ LayerSpec layer_of(nb::handle dict) {
 KvType kv_type_of(const std::string& name) {
     if (name == "f32") return KvType::f32;
     if (name == "f16") return KvType::f16;
-    throw std::invalid_argument("KV cache type " + name + " is not known: use f32 or f16");
+    if (name == "bf16") return KvType::bf16;
+    throw std::invalid_argument("KV cache type " + name + " is not known: use f32, f16 or bf16");
 }
 
 Model* make_model(const nb::dict& dict, int64_t blocks, const std::string& kv_type, int threads,

@@ -54,5 +54,19 @@ inline void add_bf16_products() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(first), "i"(second));
 }
 
+// Calls work(0), … with what template arguments can be made of: register numbers.
+template <int n>
+struct Constant {
+    constexpr int operator()() const { return n; }
+};
+
+template <int count, int i = 0, class Work>
+inline __attribute__((always_inline)) void each(const Work& work) {
+    if constexpr (i < count) {
+        work(Constant<i>());
+        each<count, i + 1>(work);
+    }
+}
+
 }  // namespace
 }  // namespace membound::amx

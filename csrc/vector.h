@@ -18,7 +18,7 @@ constexpr int kPartitionBlocks = kPartitionTokens / kBlockTokens;
 // Query rows (tokens × heads that share a KV head) that attention takes at once.
 constexpr int kQueryRows = 96;
 
-enum class KvType : uint32_t { f32, f16 };
+enum class KvType : uint32_t { f32, f16, bf16 };
 
 // Heads are padded to a multiple of 16 elements in the cache and in the rows of attention.
 constexpr int padded_head(int head_dim) { return (head_dim + 15) / 16 * 16; }
@@ -42,7 +42,7 @@ struct AttentionPart {
     int first_block, blocks;       // of the sequence: those of the partition that any row sees
     const uint8_t* const* halves;  // (2 blocks + kHalvesAhead) keys of each block, values of each, and what is read next
     float* wide;                   // scratch: (2 kPartitionTokens, head_dim), 64-byte aligned
-    float* turned;                 // scratch: (head_dim, 16)
+    float* turned;                 // scratch: (head_dim, 16), 64-byte aligned
     float* greatest;               // out: (rows) greatest score, or a very low number where a row sees no key
     float* total;                  // out: (rows) sum of exp(score - greatest)
     float* values;                 // out: (rows, head_dim) sum of exp(score - greatest) · value

@@ -1,9 +1,14 @@
-// The vector kernels, amx: those of avx512, and what tile registers multiply at most.
+// The vector kernels, amx: those of avx512, but attention to BF16 keys, and what tile registers multiply at most.
 #include "tile_registers.h"
 #include "vector.h"
+#include "vector_body.h"
 
 namespace membound::amx {
 namespace {
+#include "simd.inc"
+#include "exp.inc"
+#include "soften.inc"
+#include "attention_amx.inc"
 
 // Four products of whole tile registers at a time, of `depth` columns.
 template <int depth, typename Multiply>
@@ -38,6 +43,7 @@ int64_t multiply_int8(int64_t rounds) {
 }
 
 VectorKernels with_tiles(VectorKernels kernels) {
+    kernels.attend = attend;
     kernels.multiply_bf16 = multiply_bf16;
     kernels.multiply_int8 = multiply_int8;
     return kernels;

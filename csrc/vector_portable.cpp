@@ -6,6 +6,7 @@ namespace membound::portable {
 #include "simd.inc"
 #include "exp.inc"
 #include "elementwise.inc"
+#include "soften.inc"
 #include "attention.inc"
 #include "choose.inc"
 #include "probe.inc"
