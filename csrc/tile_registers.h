@@ -11,17 +11,18 @@ namespace {
 // Registers 0 to 3 hold sums of 16 rows with 16 columns; 4 and 5 the first factors, of 16 rows; 6 and 7 the second ones,
 // lines of 16 columns.
 struct TileRegisters {
-    // The first factors' rows have `row_bytes`, the second factors a line for each four of these. First factors and sums
-    // may have fewer than 16 rows.
-    inline explicit TileRegisters(int row_bytes, int rows = 16) {
+    // The first factors' rows have `row_bytes`, the second factors a line for each four of these; registers 5 and 7 may have
+    // other ones than 4 and 6. First factors and sums may have fewer than 16 rows.
+    inline explicit TileRegisters(int row_bytes, int rows = 16, int other_row_bytes = 0) {
         struct {
             uint8_t palette = 1, start = 0, unused[14] = {};
             uint16_t row_bytes[16] = {};
             uint8_t rows[16] = {};
         } shapes;
         for (int i = 0; i < 8; ++i) {
-            shapes.rows[i] = static_cast<uint8_t>(i < 6 ? rows : row_bytes / 4);
-            shapes.row_bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? row_bytes : 64);
+            const int bytes = i % 2 == 1 && other_row_bytes > 0 ? other_row_bytes : row_bytes;
+            shapes.rows[i] = static_cast<uint8_t>(i < 6 ? rows : bytes / 4);
+            shapes.row_bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? bytes : 64);
         }
         // Not by its intrinsic: gcc 12 takes that to read eight bytes, and drops what fills the others.
         asm volatile("ldtilecfg %0" : : "m"(shapes));
