@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--window", type=int, default=0, help="keys that a query sees; 0 sees all")
-    parser.add_argument("--kv", choices=["f16", "f32"], default="f16")
+    parser.add_argument("--kv", choices=["bf16", "f16", "f32"], default="f16")
     parser.add_argument("--context", type=int, default=4096, help="leave out steps with more cached tokens")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--isa", default="")

@@ -77,6 +77,7 @@ void Model::store_key(const StepRows& rows, const Layer& layer, const Lane& lane
     float* key = lane.k + (row - lane.first) * layer.k.rows + at;
     float* value = lane.v + (row - lane.first) * layer.v.rows + at;
     vector_.ready_head(head_input(layer, row, layer.k_bias, layer.k_norm, kv_head, 1), key, shape.head_dim, key);
+    if (!layer.k_left_out.empty()) vector_.add(key, layer.k_left_out.data() + at, shape.head_dim);
     if (!layer.v_bias.empty()) vector_.add(value, layer.v_bias.data() + at, shape.head_dim);
     const int32_t* table = rows.tables + int64_t{rows.slots[sequence_of_[row]]} * rows.table_width;
     uint8_t* tile = layer.cache + table[positions_[row] / kBlockTokens] * layer.block_bytes +

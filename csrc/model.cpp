@@ -31,6 +31,21 @@ void require_size(const std::vector<float>& vector, int64_t size, const std::str
 
 }  // namespace
 
+// What is added to turned keys before they are kept: less the part of their bias that hardly turns, which in Qwen2.5 is so
+// large that bf16 has no bits for the rest. All scores of a query are then less by the same, which softmax does not notice.
+std::vector<float> left_out(const std::vector<float>& bias, const AttentionShape& shape, const Rope& rope) {
+    constexpr float kStill = 1.0f / 1024;  // radians per position
+    std::vector<float> added(bias.size());
+    const int64_t half = rope.elements() / 2;
+    for (size_t at = 0; at < bias.size(); ++at) {
+        const int64_t element = static_cast<int64_t>(at) % shape.head_dim;
+        const bool turns = element < 2 * half;
+        if (turns && rope.frequencies[rope.adjacent ? element / 2 : element % half] >= kStill) continue;
+        added[at] = turns ? -bias[at] * rope.amplitude : -bias[at];
+    }
+    return added;
+}
+
 Model::Model(const ModelSpec& spec, int64_t blocks, KvType kv_type, int threads, Isa isa, const Progress& progress)
     : hidden_(spec.hidden), vocab_(spec.vocab), norm_eps_(spec.norm_eps), embedding_scale_(spec.embedding_scale),
       isa_(isa), matmul_(matmul_kernels(isa)), vector_(vector_kernels(isa)), pool_(threads), shares_(pool_.threads()),
@@ -96,6 +111,7 @@ Model::Layer Model::describe(const LayerSpec& spec, size_t index) {
     layer.post_ffw_norm = vector("post_ffw_norm", hidden_, false);
     layer.q_bias = bias("attn_q", queries);
     layer.k_bias = bias("attn_k", keys);
+    layer.k_left_out = left_out(layer.k_bias, a, spec.rope);
     layer.v_bias = bias("attn_v", keys);
     layer.o_bias = bias("attn_output", hidden_);
     const auto gate = spec.matrices.find("ffn_gate");

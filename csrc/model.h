@@ -110,6 +110,7 @@ class Model {
         Activation activation;
         Vector attn_norm, q_norm, k_norm, post_attention_norm, ffn_norm, post_ffw_norm;
         Vector q_bias, k_bias, v_bias, o_bias;
+        Vector k_left_out;  // added to keys after their rotation
         Matrix q, k, v, o, gate, up, down;
         uint8_t* cache;       // of this layer
         int64_t block_bytes;  // of one block of this layer

@@ -18,7 +18,7 @@ from typing import Any
 
 from membound.errors import InputError, RunError
 from membound.executors.cache_size import cache_blocks
-from membound.executors.native import NativeExecutor, default_kv_type
+from membound.executors.native import KV_BYTES, NativeExecutor, default_kv_type
 from membound.hardware.cores import no_more_than_cores
 from membound.models.pull import resolve_model
 from membound.models.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ class LLM:
         self.tokenizer = Tokenizer.of(self.weights)
         kv_type = default_kv_type(self.weights)
         blocks = cache_blocks(
-            self.weights.graph.kv_bytes_per_token(4 if kv_type == "f32" else 2),
+            self.weights.graph.kv_bytes_per_token(KV_BYTES[kv_type]),
             context=context or architecture.context_length,
             sequences=max_running,
             asked_context=context,

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from membound import _core
 from membound.errors import InputError, RunError
-from membound.executors.native import NativeExecutor
+from membound.executors import reference
+from membound.executors.native import KvType, NativeExecutor
 from membound.executors.reference import ReferenceModel
 from membound.models.architecture import Architecture
-from membound.models.operators import Linear
+from membound.models.operators import Attention, Linear
 from membound.models.rope import Llama3Scaling, YarnScaling
 from membound.models.weights import Weights, open_weights
 from tests import small_models
@@ -30,7 +31,7 @@ from tests.native.test_matmul import rounded_to_bf16
 from tests.small_models import FAMILIES, small_architecture, write_gguf, write_safetensors
 
 Floats = NDArray[np.float32]
-FLOAT_BOUND, HALF_BOUND, QUANT_BOUND, KL_BOUND = 1e-4, 1e-2, 5e-2, 2e-3
+FLOAT_BOUND, ROUNDED_BOUND, HALF_BOUND, QUANT_BOUND, KL_BOUND = 1e-4, 2e-3, 1e-2, 5e-2, 2e-3
 ISAS = _core.isas()
 
 
@@ -164,12 +165,67 @@ def test_half_precision(kind: Type, isa: str, tmp_path: Path) -> None:
         weights = small(tmp_path, family, kind)
         tokens = random_tokens(64)
         logits, expected = (
-            NativeExecutor(weights, blocks=4, isa=isa).logits(tokens),
+            NativeExecutor(weights, blocks=4, isa=isa, kv_type="f16").logits(tokens),
             ReferenceModel(weights).logits(tokens),
         )
         like = RoundingModel(weights).logits(tokens) if kind == Type.BF16 else expected
         assert error(logits, like) <= HALF_BOUND
         assert divergence(logits, expected) <= KL_BOUND
+
+
+def attend_in_bf16(queries: Floats, keys: Floats, values: Floats, attention: Attention) -> Floats:
+    """The reference's attention with factors rounded to bf16, as a cache of that type has them."""
+    rows, heads = len(queries), attention.kv_heads
+    grouped = rounded_to_bf16(queries * np.float32(attention.scale)).reshape(rows, heads, -1, keys.shape[-1])
+    scores = np.einsum("rhgd,khd->rhgk", grouped, rounded_to_bf16(keys))
+    seen = np.arange(len(keys)) <= np.arange(len(keys) - rows, len(keys))[:, None]
+    scores = np.where(seen[:, None, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    attended = np.einsum("rhgk,khd->rhgd", rounded_to_bf16(weights), rounded_to_bf16(values))
+    return np.asarray(attended / weights.sum(-1, keepdims=True), np.float32).reshape(rows, -1)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "dims",
+    [
+        {"heads": 3, "kv_heads": 1, "head_dim": 10},
+        {"heads": 100, "kv_heads": 2, "head_dim": 8},
+        {"heads": 9, "kv_heads": 3, "head_dim": 64},
+        {"heads": 12, "kv_heads": 2, "head_dim": 80},
+        {"heads": 4, "kv_heads": 1, "head_dim": 256},
+    ],
+)
+def test_a_cache_in_bf16(
+    dims: dict[str, int], isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "attend", attend_in_bf16)
+    weights = small(tmp_path, "llama", **dims)
+    tokens = random_tokens(300)
+    logits = NativeExecutor(weights, blocks=19, isa=isa, kv_type="bf16").logits(tokens)
+    assert error(logits, ReferenceModel(weights).logits(tokens)) <= ROUNDED_BOUND
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])  # halves turn, and neighbours
+def test_a_large_bias_of_keys_takes_no_bits_from_them(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_tensors = small_models.random_tensors
+
+    def biased(architecture: Architecture, seed: int) -> dict[str, Floats]:
+        """A bias of 100 where each head turns by 0.0003 per position: its last pair."""
+        tensors = random_tensors(architecture, seed)
+        for name, values in tensors.items():
+            if name.endswith("attn_k.bias"):
+                values.reshape(-1, 16)[:, [7, 15]] += 100
+        return tensors
+
+    with monkeypatch.context() as patch:
+        patch.setattr(small_models, "random_tensors", biased)
+        weights = small(tmp_path, family, bias=True)
+    tokens = random_tokens(40)
+    logits = NativeExecutor(weights, blocks=19, kv_type="bf16").logits(tokens)
+    assert error(logits, ReferenceModel(weights).logits(tokens)) <= HALF_BOUND
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -189,10 +245,19 @@ def test_quantized_types(kind: Type, isa: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
-    ("family", "kind"),
-    [("gemma3", Type.Q8_0), ("llama", Type.F32), ("qwen2", Type.Q4_1), ("llama", Type.BF16)],
+    ("family", "kind", "kv_type"),
+    [
+        ("gemma3", Type.Q8_0, "bf16"),
+        ("gemma3", Type.Q8_0, "f16"),
+        ("llama", Type.F32, "f32"),
+        ("qwen2", Type.Q4_1, "bf16"),
+        ("qwen2", Type.Q4_1, "f16"),
+        ("llama", Type.BF16, "bf16"),
+    ],
 )
-def test_cuts_and_batches_change_no_bit(family: str, kind: Type, isa: str, tmp_path: Path) -> None:
+def test_cuts_and_batches_change_no_bit(
+    family: str, kind: Type, kv_type: KvType, isa: str, tmp_path: Path
+) -> None:
     """One at a time on one thread, against chunks from 1 to 300, mixed with others, on two and three."""
     weights = open_weights(
         write_gguf(
@@ -201,7 +266,7 @@ def test_cuts_and_batches_change_no_bit(family: str, kind: Type, isa: str, tmp_p
     )
     lengths = (300, 33, 16, 1, 270, 90, 17, 64, 5, 31)
     sequences = [random_tokens(length, seed=index) for index, length in enumerate(lengths)]
-    alone = NativeExecutor(weights, blocks=19, threads=1, isa=isa)
+    alone = NativeExecutor(weights, blocks=19, threads=1, isa=isa, kv_type=kv_type)
     expected = [alone.logits(tokens) for tokens in sequences]
     for threads, sizes in (
         (1, (7,)),
@@ -212,7 +277,7 @@ def test_cuts_and_batches_change_no_bit(family: str, kind: Type, isa: str, tmp_p
         (3, (300, 7)),
         (2, (1,)),
     ):
-        executor = NativeExecutor(weights, blocks=200, threads=threads, isa=isa)
+        executor = NativeExecutor(weights, blocks=200, threads=threads, isa=isa, kv_type=kv_type)
         cut = Cut(
             executor, [tokens[:60] for tokens in sequences] if sizes == (1,) else sequences, seed=threads
         )
