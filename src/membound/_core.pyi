@@ -130,7 +130,7 @@ class Model:
         isa: str = "",
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """`kv_type` is f32, f16 or bf16. `threads` of 0 takes all. `progress` is told the bytes packed so far."""
+        """`kv_type` is f32, f16 or bf16. `threads` of 0 takes all. `progress` is told the bytes packed."""
 
     def step(
         self,
