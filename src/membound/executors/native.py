@@ -208,11 +208,14 @@ class _Slot:
 
 def default_kv_type(weights: Weights, isa: str | None = None) -> KvType:
     """What the cache holds unless told otherwise: f32 for a model in float32; of others, bf16 where tile
-    registers multiply it, and f16.
+    registers multiply it, and f16. InputError for an instruction set that is not there.
     """
     if GGMLQuantizationType.F32 in matrix_types(weights):
         return "f32"
-    return "bf16" if (isa or _core.isa()) == "amx" else "f16"
+    try:
+        return "bf16" if (isa or _core.isa()) == "amx" else "f16"
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def row_settings(request: Request) -> _core.RowSampling | None:
