@@ -1,6 +1,5 @@
 #include "format.h"
 
-#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -33,8 +32,7 @@ size_t packed_bytes(Type type, int64_t rows, int64_t cols) {
 }
 
 size_t activation_bytes(Activations kind, int64_t m, int64_t cols) {
-    const int64_t row_bytes = std::max(record_row_bytes(kind), kBf16RecordRowBytes);  // whichever records a set makes
-    return m <= 0 ? 0 : static_cast<size_t>(padded_rows(m) * records(cols) * row_bytes);
+    return m <= 0 ? 0 : static_cast<size_t>(padded_rows(m) * records(cols) * record_row_bytes(kind));
 }
 
 }  // namespace membound

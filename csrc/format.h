@@ -73,15 +73,14 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 // `whole` is the sum of the integers, `first` that of the first 16, `sum` is scale times `whole`: a dot product of
 // weights that are kept unsigned exceeds that of the signed ones by their offset times the sum of the integers.
 //
-// Where products of many rows run on AMX, their groups have records of another kind: bf16 quants[g][32], float scale[g],
-// float sum[g]. The numbers are the same; of each quad the columns stand in the order 0 2 1 3.
+// AMX takes other numbers for quantized weights: both factors rounded to bf16, weights with their scales (unpack_amx.inc).
+// Records are bf16 x[g][32]; of each quad the columns stand in the order 0 2 1 3.
 static constexpr int64_t group_rows(int64_t m) { return m <= 8 ? m : 16; }
 static constexpr int64_t padded_rows(int64_t m) { return (m + group_rows(m) - 1) / group_rows(m) * group_rows(m); }
 enum High { kWholeHigh, kFirstHalfHigh, kSecondHalfHigh };
 
 // At most: those for BF16 weights take half of it where they are kept as bf16.
 static constexpr int64_t record_row_bytes(Activations kind) { return kind == Activations::quantized ? 64 : 128; }
-static constexpr int64_t kBf16RecordRowBytes = 72;
 static constexpr int64_t records(int64_t cols) { return (cols + 31) / 32; }
 
 }  // namespace membound

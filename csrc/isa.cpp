@@ -48,8 +48,8 @@ std::vector<Isa> supported_isas() {
                         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
                         __builtin_cpu_supports("avx512vbmi");
     if (avx2) found.push_back(Isa::avx2);
-    const bool amx = avx512 && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
-                     __builtin_cpu_supports("amx-bf16") && may_use_tiles();
+    const bool amx = avx512 && __builtin_cpu_supports("avx512fp16") && __builtin_cpu_supports("amx-tile") &&
+                     __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-bf16") && may_use_tiles();
     if (avx512) found.push_back(Isa::avx512);
     if (amx) found.push_back(Isa::amx);
 #endif

@@ -1,8 +1,8 @@
 """Matrix products with packed weights, on every instruction set that this machine has.
 
-Three oracles: the product of the dequantized weights in float64, a NumPy emulation of the numeric scheme, and
-the kernels of one instruction set against those of another, bit by bit; with BF16 weights, which sets add up
-in orders of their own, closely.
+Three oracles: the product of the dequantized weights in float64, NumPy emulations of the numeric schemes, and
+the kernels of one instruction set against those of another, bit by bit; closely with BF16 weights, which sets add
+up in orders of their own, and where AMX has a numeric scheme of its own.
 """
 
 from functools import cache
@@ -164,6 +164,30 @@ def emulated(
     return total, size
 
 
+def emulated_on_amx(
+    kind: Type, data: NDArray[np.uint8], x: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The numeric scheme of AMX: products (m, rows) of numbers in bf16, and the sums of their terms' magnitudes.
+
+    Weights are made in float16, times 16, and rounded once more, halves away from zero.
+    """
+    quants, scales, mins = split_weights(kind, data, x.shape[1])
+    offset = {Type.Q4_0: 8, Type.Q5_0: 16, Type.Q8_0: 128, Type.Q6_K: 32}.get(kind, 0)
+    scale = (scales * 16).astype(np.float16).astype(np.float64)
+    least = (mins * 16).astype(np.float16).astype(np.float64) if kind in WITH_MIN else -offset * scale
+    scale = np.repeat(scale, quants.shape[1] // scale.shape[1], axis=1)
+    least = np.repeat(least, quants.shape[1] // least.shape[1], axis=1)
+    halves = ((quants + offset) * scale + least).astype(np.float16).view(np.uint16)
+    rounded = ((halves & 0x7FFF) + 4 >> 3 << 3 | halves & 0x8000).astype(np.uint16).view(np.float16)
+    w = np.where(halves & 0x7FFF < 0x3FC, 0, rounded.astype(np.float64)) / 16
+    taken = rounded_to_bf16(x).astype(np.float64)
+    return taken @ w.T, np.abs(taken) @ np.abs(w).T
+
+
+def scheme_of(isa: str, kind: Type, data: NDArray[np.uint8], x: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    return emulated_on_amx(kind, data, x) if isa == "amx" else emulated(kind, data, x)
+
+
 @pytest.mark.parametrize("isa", _core.isas())
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 def test_products_are_those_of_the_dequantized_weights(kind: Type, isa: str) -> None:
@@ -182,7 +206,7 @@ def test_products_follow_the_numeric_scheme(kind: Type, isa: str) -> None:
     for cols in widths(kind):
         data = weights(kind, 48, cols)
         x = activations(33, cols)
-        wanted, size = emulated(kind, data, x)
+        wanted, size = scheme_of(isa, kind, data, x)
         assert (np.abs(pack(kind, data, cols, isa).multiply(x) - wanted) <= EMULATION_ERROR * size).all()
 
 
@@ -241,9 +265,13 @@ def test_instruction_sets_agree_bit_by_bit(kind: Type) -> None:
         data = weights(kind, 33, cols)
         for m in (1, 5, 16, 40):
             x = activations(m, cols, seed=m)
-            first, *others = [pack(kind, data, cols, isa).multiply(x) for isa in _core.isas()]
-            for other in others:
-                assert np.array_equal(first, other), (cols, m)
+            found = {isa: pack(kind, data, cols, isa).multiply(x) for isa in _core.isas()}
+            first = found["portable"]
+            for isa, other in found.items():
+                if isa == "amx" and kind not in FLOATS:
+                    assert relative_error(other, first.astype(np.float64)) < 2 * ACTIVATION_ERROR
+                else:
+                    assert np.array_equal(first, other), (cols, m)
 
 
 @pytest.mark.parametrize("isa", _core.isas())
@@ -260,7 +288,7 @@ def test_extreme_quants_do_not_overflow(kind: Type, isa: str, byte: int) -> None
     blocks[..., header] = kept
     # The greatest activations of one sign: every dot product is as large as it can be.
     for x in (np.full((17, cols), 3.0, np.float32), np.full((17, cols), -3.0, np.float32)):
-        wanted, size_of_terms = emulated(kind, data, x)
+        wanted, size_of_terms = scheme_of(isa, kind, data, x)
         found = pack(kind, data, cols, isa).multiply(x)
         assert (np.abs(found - wanted) <= EMULATION_ERROR * size_of_terms).all()
 
@@ -271,11 +299,12 @@ def test_zero_huge_and_tiny_activations(kind: Type, isa: str) -> None:
     cols = widths(kind)[-1]
     matrix = pack(kind, weights(kind, 17, cols), cols, isa)
     wanted = matrix.multiply(activations(1, cols))
-    x = np.concatenate([activations(1, cols) * np.float32(scale) for scale in (0, 2.0**90, 2.0**-60)])
+    huge = 2.0**30 if isa == "amx" else 2.0**60
+    x = np.concatenate([activations(1, cols) * np.float32(scale) for scale in (0, huge, 1 / huge)])
     found = matrix.multiply(x)
     assert not found[0].any()
-    assert np.array_equal(found[1], wanted[0] * np.float32(2.0**90))
-    assert np.array_equal(found[2], wanted[0] * np.float32(2.0**-60))
+    assert np.array_equal(found[1], wanted[0] * np.float32(huge))
+    assert np.array_equal(found[2], wanted[0] / np.float32(huge))
     assert np.array_equal(
         matrix.multiply(np.full((3, cols), 1e-42, np.float32)) == 0, np.full((3, 17), True)
     ) or kind in (Type.F32, Type.F16)
