@@ -4,8 +4,9 @@
 // one kind: to integers with a scale per 32 columns (format.h). Every output element is the same sequence of float
 // operations whatever the number of rows, threads or tiles: integer dot products per 32 columns (16 in Q6_K) are exact,
 // and are added by fused multiply-adds in column order. So batching never changes a token. Nor does the instruction set,
-// but for BF16 weights: their products are added as the set's instructions for bf16 add them, or, where it has none, by
-// fused multiply-adds.
+// with two exceptions. BF16 weights: their products are added as the set's instructions for bf16 add them, or, where it has
+// none, by fused multiply-adds. Quantized weights on AMX: they are rounded to bf16, scales included, as are activations, and
+// the instruction for tiles adds products of 32 columns at a time, in its order.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +30,8 @@ struct Matrix {
     const uint8_t* data;
 };
 
-// Activations are quantized for integer weights, rounded to bf16 for BF16 weights, and stay float32 for F16 and F32.
+// Activations are quantized for integer weights (on AMX rounded to bf16 as well, in another order of columns), rounded to
+// bf16 for BF16 weights, and stay float32 for F16 and F32.
 enum class Activations { quantized, floats, bf16 };
 constexpr Activations kActivations[] = {Activations::quantized, Activations::floats, Activations::bf16};
 

@@ -1,8 +1,8 @@
 """Matrix products with packed weights, on every instruction set that this machine has.
 
 Three oracles: the product of the dequantized weights in float64, NumPy emulations of the numeric schemes, and
-the kernels of one instruction set against those of another, bit by bit; closely with BF16 weights, which sets add
-up in orders of their own, and where AMX has a numeric scheme of its own.
+the kernels of one instruction set against those of another, bit by bit; closely with BF16 weights, which sets
+add up in orders of their own, and where AMX has a numeric scheme of its own.
 """
 
 from functools import cache
@@ -167,7 +167,7 @@ def emulated(
 def emulated_on_amx(
     kind: Type, data: NDArray[np.uint8], x: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The numeric scheme of AMX: products (m, rows) of numbers in bf16, and the sums of their terms' magnitudes.
+    """The numeric scheme of AMX: products (m, rows) of bf16 numbers, and the sums of their terms' magnitudes.
 
     Weights are made in float16, times 16, and rounded once more, halves away from zero.
     """
@@ -184,7 +184,9 @@ def emulated_on_amx(
     return taken @ w.T, np.abs(taken) @ np.abs(w).T
 
 
-def scheme_of(isa: str, kind: Type, data: NDArray[np.uint8], x: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+def emulated_on(
+    isa: str, kind: Type, data: NDArray[np.uint8], x: NDArray[np.float32]
+) -> tuple[NDArray[np.float32] | NDArray[np.float64], NDArray[np.float64]]:
     return emulated_on_amx(kind, data, x) if isa == "amx" else emulated(kind, data, x)
 
 
@@ -206,7 +208,7 @@ def test_products_follow_the_numeric_scheme(kind: Type, isa: str) -> None:
     for cols in widths(kind):
         data = weights(kind, 48, cols)
         x = activations(33, cols)
-        wanted, size = scheme_of(isa, kind, data, x)
+        wanted, size = emulated_on(isa, kind, data, x)
         assert (np.abs(pack(kind, data, cols, isa).multiply(x) - wanted) <= EMULATION_ERROR * size).all()
 
 
@@ -288,7 +290,7 @@ def test_extreme_quants_do_not_overflow(kind: Type, isa: str, byte: int) -> None
     blocks[..., header] = kept
     # The greatest activations of one sign: every dot product is as large as it can be.
     for x in (np.full((17, cols), 3.0, np.float32), np.full((17, cols), -3.0, np.float32)):
-        wanted, size_of_terms = scheme_of(isa, kind, data, x)
+        wanted, size_of_terms = emulated_on(isa, kind, data, x)
         found = pack(kind, data, cols, isa).multiply(x)
         assert (np.abs(found - wanted) <= EMULATION_ERROR * size_of_terms).all()
 
