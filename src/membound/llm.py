@@ -18,7 +18,7 @@ from typing import Any
 
 from membound.errors import InputError, RunError
 from membound.executors.cache_size import cache_blocks
-from membound.executors.native import KV_BYTES, NativeExecutor, default_kv_type
+from membound.executors.native import KV_BYTES, NativeExecutor, default_isa, default_kv_type
 from membound.hardware.cores import no_more_than_cores
 from membound.models.pull import resolve_model
 from membound.models.tokenizer import Tokenizer
@@ -47,7 +47,8 @@ class LLM:
         """Open and pack `model`: a file, a folder, a pulled catalog name or hf:org/name.
 
         `context`: the most tokens of one sequence; by default the model's, or what fits. `kv_memory`: bytes
-        of KV cache; by default what `max_running` sequences can fill, up to half of the free memory.
+        of KV cache; by default what `max_running` sequences can fill, up to half of the free memory. With one
+        or two of these, kernels are chosen that decode a single sequence fastest (`default_isa`).
         `max_step_tokens` bounds a step, and so how long a prompt can hold up the others. `progress` is told
         the bytes of weights that are packed. InputError where the model or the context cannot be served, or
         there are fewer cores than `threads`.
@@ -62,7 +63,8 @@ class LLM:
                 " that the model knows"
             )
         self.tokenizer = Tokenizer.of(self.weights)
-        kv_type = default_kv_type(self.weights)
+        isa = default_isa(self.weights, max_running)
+        kv_type = default_kv_type(self.weights, isa)
         blocks = cache_blocks(
             self.weights.graph.kv_bytes_per_token(KV_BYTES[kv_type]),
             context=context or architecture.context_length,
@@ -72,7 +74,7 @@ class LLM:
             other_bytes=self.weights.nbytes,
         )
         self.executor = NativeExecutor(
-            self.weights, blocks=blocks, threads=threads, kv_type=kv_type, progress=progress
+            self.weights, blocks=blocks, threads=threads, isa=isa, kv_type=kv_type, progress=progress
         )
         self.engine = Engine(
             Scheduler(blocks, max_step_tokens=max(max_step_tokens, max_running), max_running=max_running),

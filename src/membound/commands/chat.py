@@ -19,7 +19,7 @@ def chat_command(
     kv_memory: str | None,
     context: int | None,
 ) -> None:
-    llm = open_model(model, threads=threads, kv_memory=kv_memory, context=context, quiet=False)
+    llm = open_model(model, threads=threads, kv_memory=kv_memory, context=context, quiet=False, max_running=1)
     messages = [{"role": "system", "content": system}] if system else []
     while text := _asked():
         messages.append({"role": "user", "content": text})

@@ -36,7 +36,7 @@ def run_command(
     context: int | None,
     json: bool,
 ) -> None:
-    llm = open_model(model, threads=threads, kv_memory=kv_memory, context=context, quiet=json)
+    llm = open_model(model, threads=threads, kv_memory=kv_memory, context=context, quiet=json, max_running=1)
     text = _standard_input() if prompt == "-" else prompt
     ids = list(llm.engine.encode(text)) if raw else llm.chat_ids([{"role": "user", "content": text}])
     ruler = ruler_of(llm, threads)

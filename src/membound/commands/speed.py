@@ -1,8 +1,10 @@
 """membound speed: prefill and decode, as rates and as shares of the limit."""
 
+import gc
 import resource
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from membound.commands.output import (
@@ -56,56 +58,92 @@ def speed_command(
     lengths, batches = parse_counts(prefill, "--prefill"), parse_counts(batch, "--batch")
 
     most = parse_bytes(kv_memory, "--kv-memory")
-    from membound.measuring.speed import SpeedTest, made_up
+    from membound.measuring.speed import SpeedTest
     from membound.models.pull import resolve_model
 
-    with status("loading", quiet=json) as say:
-        test = SpeedTest(
-            resolve_model(model),
-            threads=threads,
-            rows=max(batches),
-            row_tokens=DECODE_PROMPT + steps + 1,
-            # All prompts of a batch go in one step, so that its sequences decode together from first to last.
-            tokens=max(max(lengths) + 1, max(batches) * DECODE_PROMPT),
-            kv_memory=most,
-        )
-        print_notes(test.weights.notes)
-        answer: dict[str, Any] = {"prefill": [], "decode": []}
-        for length in lengths:
-            say(f"prefill of {length}")
-            test.prefill(made_up(length, test.vocabulary))  # first touch of buffers is not what is asked
-            timing = test.prefill(made_up(length, test.vocabulary, 1))
-            answer["prefill"].append(
-                {
-                    "tokens": length,
-                    "tok_per_s": length / timing.seconds,
-                    "flops_per_s": timing.placed.work.flops / timing.seconds,
-                    "share_of_limit": timing.share_of_limit,
-                }
+    answer: dict[str, Any] = {"prefill": [], "decode": []}
+    apart: dict[str, Explained] = {}
+    path = resolve_model(model)
+    for some, rows in _by_engine(path, lengths, batches):
+        with status("loading", quiet=json) as say:
+            test = SpeedTest(
+                path,
+                threads=threads,
+                rows=max(rows),
+                row_tokens=DECODE_PROMPT + steps + 1,
+                # All prompts of a batch go in one step: its sequences decode together from first to last.
+                tokens=max([length + 1 for length in some] + [max(rows) * DECODE_PROMPT]),
+                kv_memory=most,
             )
-        for rows in batches:
-            say(f"decode of {rows}")
-            prompts = [made_up(DECODE_PROMPT, test.vocabulary, row) for row in range(rows)]
-            timing = test.decode(prompts, steps, sampling)
-            answer["decode"].append(
-                {
-                    "batch": rows,
-                    "tok_per_s": rows * steps / timing.seconds,
-                    "bytes_per_s": timing.placed.work.bytes / timing.seconds,
-                    "share_of_limit": timing.share_of_limit,
-                }
-            )
-        apart = _take_apart(test, lengths, batches, steps, sampling, say) if explained else []
-    answer["load_s"] = test.load_s
+            if "load_s" not in answer:
+                print_notes(test.weights.notes)
+                answer["load_s"] = test.load_s
+            _measure(test, some, rows, steps, sampling, answer, say)
+            if explained:
+                apart |= _take_apart(test, some, rows, steps, sampling, say)
+            del test
+            gc.collect()  # an engine is a cycle, and the next one loads the weights anew
     answer["resident_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if json:
         if explained:
-            answer["explain"] = [{"step": name, **asdict(step)} for name, step in apart]
+            answer["explain"] = [{"step": name, **asdict(step)} for name, step in apart.items()]
         print_json(answer)
     else:
         _show(model, answer)
-        for name, step in apart:
+        for name, step in apart.items():
             _show_parts(name, step)
+
+
+def _by_engine(path: Path, lengths: list[int], batches: list[int]) -> list[tuple[list[int], list[int]]]:
+    """Prompts and batches that one engine is timed with: one for few sequences may have other kernels."""
+    from membound.executors.native import FEW_SEQUENCES, default_isa
+    from membound.models.weights import open_weights
+
+    weights = open_weights(path)
+    few = [rows for rows in batches if rows <= FEW_SEQUENCES]
+    many = [rows for rows in batches if rows > FEW_SEQUENCES]
+    if not few or not many or default_isa(weights, max(few)) == default_isa(weights, max(many)):
+        return [(lengths, batches)]
+    return [([], few), (lengths, many)] if few[0] == batches[0] else [(lengths, many), ([], few)]
+
+
+def _measure(
+    test: "SpeedTest",
+    lengths: list[int],
+    batches: list[int],
+    steps: int,
+    sampling: Sampling,
+    answer: dict[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    from membound.measuring.speed import made_up
+
+    for length in lengths:
+        say(f"prefill of {length}")
+        test.prefill(made_up(length, test.vocabulary))  # first touch of buffers is not what is asked
+        timing = test.prefill(made_up(length, test.vocabulary, 1))
+        answer["prefill"].append(
+            {
+                "tokens": length,
+                "instruction_set": test.isa,
+                "tok_per_s": length / timing.seconds,
+                "flops_per_s": timing.placed.work.flops / timing.seconds,
+                "share_of_limit": timing.share_of_limit,
+            }
+        )
+    for rows in batches:
+        say(f"decode of {rows}")
+        prompts = [made_up(DECODE_PROMPT, test.vocabulary, row) for row in range(rows)]
+        timing = test.decode(prompts, steps, sampling)
+        answer["decode"].append(
+            {
+                "batch": rows,
+                "instruction_set": test.isa,
+                "tok_per_s": rows * steps / timing.seconds,
+                "bytes_per_s": timing.placed.work.bytes / timing.seconds,
+                "share_of_limit": timing.share_of_limit,
+            }
+        )
 
 
 def _take_apart(
@@ -115,22 +153,22 @@ def _take_apart(
     steps: int,
     sampling: Sampling,
     say: Callable[[str], None],
-) -> list[tuple[str, "Explained"]]:
+) -> "dict[str, Explained]":
     """The same steps once more, each with where its time goes."""
     from membound.measuring.explain import explain
     from membound.measuring.speed import made_up
     from membound.models.tokenizer import Tokenizer
 
     codec = Tokenizer.of(test.weights)
-    apart = []
+    apart = {}
     for length in lengths:
         say(f"a prefill of {length}, taken apart")
         prompt = made_up(length, test.vocabulary, 2)
-        apart.append((f"prefill {length}", explain(test, codec, [prompt], 0, sampling)))
+        apart[f"prefill {length}"] = explain(test, codec, [prompt], 0, sampling)
     for rows in batches:
         say(f"a decode of {rows}, taken apart")
         prompts = [made_up(DECODE_PROMPT, test.vocabulary, row) for row in range(rows)]
-        apart.append((f"decode, batch {rows}", explain(test, codec, prompts, steps, sampling)))
+        apart[f"decode, batch {rows}"] = explain(test, codec, prompts, steps, sampling)
     return apart
 
 
@@ -159,6 +197,7 @@ def _show(model: str, answer: dict[str, Any]) -> None:
             f"{row['tok_per_s']:,.0f}",
             f"{row['flops_per_s'] / 1e9:,.0f} GFLOP/s",
             f"{row['share_of_limit']:.0%}",
+            row["instruction_set"],
         )
         for row in answer["prefill"]
     ]
@@ -168,8 +207,9 @@ def _show(model: str, answer: dict[str, Any]) -> None:
             f"{row['tok_per_s']:,.0f}",
             f"{row['bytes_per_s'] / 1e9:.1f} GB/s",
             f"{row['share_of_limit']:.0%}",
+            row["instruction_set"],
         )
         for row in answer["decode"]
     ]
-    print_table((model, "token/s", "", "of the limit"), rows)
+    print_table((model, "token/s", "", "of the limit", "kernels"), rows)
     print(f"loaded in {answer['load_s']:.2f} s, {size(answer['resident_bytes'])} resident at most")

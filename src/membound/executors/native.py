@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import mmap
+import os
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -22,6 +23,8 @@ from membound.serving.step import Outcome, Step
 Ints = NDArray[np.int32]
 KvType = Literal["f32", "f16", "bf16"]
 KV_BYTES: dict[KvType, int] = {"f32": 4, "f16": 2, "bf16": 2}  # of one cached element
+FLOAT_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
+FEW_SEQUENCES = 2  # up to which reading integers is quicker than tile registers
 DROP_BYTES = 32 << 20  # of packed weights after which the file's pages are given back
 
 
@@ -204,6 +207,23 @@ class _Slot:
         if settings is not None and request.constraint is not None:
             settings.allow(request.constraint.allowed())
         return settings
+
+
+def default_isa(weights: Weights, sequences: int) -> str:
+    """The instruction set for an engine that runs at most so many sequences at a time: the environment's
+    MEMBOUND_ISA or the strongest, but AVX-512 for few sequences where that would be AMX.
+
+    With AMX, quantized weights become bf16 in every step, whatever its rows, so that no token depends on
+    them. Many rows gain by that; for one it takes longer than to read the weights (`docs/design.md`).
+    InputError for an instruction set that is not there.
+    """
+    try:
+        isa = _core.isa()
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if isa != "amx" or sequences > FEW_SEQUENCES or "MEMBOUND_ISA" in os.environ:
+        return isa
+    return "avx512" if matrix_types(weights) - FLOAT_TYPES else isa
 
 
 def default_kv_type(weights: Weights, isa: str | None = None) -> KvType:

@@ -12,7 +12,7 @@ import numpy as np
 
 from membound.costs.roof import Roof
 from membound.errors import InputError
-from membound.executors.native import NativeExecutor
+from membound.executors.native import NativeExecutor, default_isa
 from membound.measuring.ruler import Placed, Ruler
 from membound.models.weights import open_weights
 from membound.serving.clock import Wall
@@ -66,7 +66,8 @@ class SpeedTest:
         began = time.perf_counter()
         weights = open_weights(path)
         blocks = max(-(-tokens // BLOCK_TOKENS), rows * -(-row_tokens // BLOCK_TOKENS))
-        self.executor = NativeExecutor(weights, blocks=engines * blocks, threads=threads)
+        self.isa = default_isa(weights, rows)
+        self.executor = NativeExecutor(weights, blocks=engines * blocks, threads=threads, isa=self.isa)
         self.load_s = time.perf_counter() - began
         self.ruler = Ruler(weights, self.executor.kv_bytes, threads=threads)
         cache = engines * blocks * BLOCK_TOKENS * self.ruler.kv_bytes_per_token
