@@ -29,8 +29,6 @@ void require_size(const std::vector<float>& vector, int64_t size, const std::str
     }
 }
 
-}  // namespace
-
 // What is added to turned keys before they are kept: less the part of their bias that hardly turns, which in Qwen2.5 is so
 // large that bf16 has no bits for the rest. All scores of a query are then less by the same, which softmax does not notice.
 std::vector<float> left_out(const std::vector<float>& bias, const AttentionShape& shape, const Rope& rope) {
@@ -45,6 +43,8 @@ std::vector<float> left_out(const std::vector<float>& bias, const AttentionShape
     }
     return added;
 }
+
+}  // namespace
 
 Model::Model(const ModelSpec& spec, int64_t blocks, KvType kv_type, int threads, Isa isa, const Progress& progress)
     : hidden_(spec.hidden), vocab_(spec.vocab), norm_eps_(spec.norm_eps), embedding_scale_(spec.embedding_scale),
