@@ -83,6 +83,9 @@ def speed_command(
                 apart |= _take_apart(test, some, rows, steps, sampling, say)
             del test
             gc.collect()  # an engine is a cycle, and the next one loads the weights anew
+    answer["decode"].sort(key=lambda row: batches.index(row["batch"]))  # as asked, whatever was timed first
+    asked = [f"prefill {length}" for length in lengths] + [f"decode, batch {rows}" for rows in batches]
+    apart = {name: apart[name] for name in asked if name in apart}
     answer["resident_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if json:
         if explained:
@@ -104,7 +107,7 @@ def _by_engine(path: Path, lengths: list[int], batches: list[int]) -> list[tuple
     many = [rows for rows in batches if rows > FEW_SEQUENCES]
     if not few or not many or default_isa(weights, max(few)) == default_isa(weights, max(many)):
         return [(lengths, batches)]
-    return [([], few), (lengths, many)] if few[0] == batches[0] else [(lengths, many), ([], few)]
+    return [(lengths, many), ([], few)]
 
 
 def _measure(

@@ -217,10 +217,7 @@ def default_isa(weights: Weights, sequences: int) -> str:
     them. Many rows gain by that; for one it takes longer than to read the weights (`docs/design.md`).
     InputError for an instruction set that is not there.
     """
-    try:
-        isa = _core.isa()
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    isa = _usual_isa()
     if isa != "amx" or sequences > FEW_SEQUENCES or "MEMBOUND_ISA" in os.environ:
         return isa
     return "avx512" if matrix_types(weights) - FLOAT_TYPES else isa
@@ -232,8 +229,13 @@ def default_kv_type(weights: Weights, isa: str | None = None) -> KvType:
     """
     if GGMLQuantizationType.F32 in matrix_types(weights):
         return "f32"
+    return "bf16" if (isa or _usual_isa()) == "amx" else "f16"
+
+
+def _usual_isa() -> str:
+    """The environment's or the strongest; InputError for one that is not there."""
     try:
-        return "bf16" if (isa or _core.isa()) == "amx" else "f16"
+        return _core.isa()
     except ValueError as error:
         raise InputError(str(error)) from None
 
