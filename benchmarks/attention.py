@@ -79,12 +79,12 @@ class Timed:
         width = -(-(cached + new) // 16)
         blocks = np.random.default_rng(seed).permutation(model.blocks)[: sequences * width]
         arguments = (
-            np.ones(sequences * new, np.int32),
-            np.arange(sequences + 1, dtype=np.int32) * np.int32(new),
-            np.full(sequences, cached, np.int32),
-            np.arange(sequences, dtype=np.int32),
+            [1] * sequences * new,
+            list(range(0, sequences * new + 1, new)),
+            [cached] * sequences,
+            list(range(sequences)),
             blocks.astype(np.int32).reshape(sequences, width),
-            np.arange(1, sequences + 1, dtype=np.int32) * np.int32(new) - np.int32(1),
+            list(range(new - 1, sequences * new, new)),
         )
         model.step(*arguments)  # touches memory
         best = float("inf")

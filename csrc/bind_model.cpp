@@ -21,6 +21,7 @@ namespace membound {
 namespace {
 
 using Ints1 = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ids = std::vector<int32_t>;
 using Ints2 = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats1 = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
@@ -115,8 +116,8 @@ Model* make_model(const nb::dict& dict, int64_t blocks, const std::string& kv_ty
     return model.release();
 }
 
-StepRows rows_of(const Ints1& tokens, const Ints1& starts, const Ints1& first_positions, const Ints1& slots,
-                 const Ints2& tables, const Ints1& sample_rows) {
+StepRows rows_of(const Ids& tokens, const Ids& starts, const Ids& first_positions, const Ids& slots,
+                 const Ints2& tables, const Ids& sample_rows) {
     const size_t sequences = first_positions.size();
     if (starts.size() != sequences + 1 || slots.size() != sequences) {
         throw std::invalid_argument("starts, first_positions and slots do not fit together");
@@ -136,8 +137,8 @@ StepRows rows_of(const Ints1& tokens, const Ints1& starts, const Ints1& first_po
 
 nb::tuple report_of(const RowLogprobs& row) { return nb::make_tuple(row.chosen, row.top); }
 
-nb::object step(Model& model, const Ints1& tokens, const Ints1& starts, const Ints1& first_positions,
-                const Ints1& slots, const Ints2& tables, const Ints1& sample_rows,
+nb::object step(Model& model, const Ids& tokens, const Ids& starts, const Ids& first_positions, const Ids& slots,
+                const Ints2& tables, const Ids& sample_rows,
                 const std::optional<std::vector<const RowSampling*>>& settings) {
     const StepRows rows = rows_of(tokens, starts, first_positions, slots, tables, sample_rows);
     std::vector<int32_t> chosen(rows.samples);
@@ -154,8 +155,8 @@ nb::object step(Model& model, const Ints1& tokens, const Ints1& starts, const In
     return nb::make_tuple(ids, reports);
 }
 
-nb::object logits(Model& model, const Ints1& tokens, const Ints1& starts, const Ints1& first_positions,
-                  const Ints1& slots, const Ints2& tables, const Ints1& sample_rows) {
+nb::object logits(Model& model, const Ids& tokens, const Ids& starts, const Ids& first_positions, const Ids& slots,
+                  const Ints2& tables, const Ids& sample_rows) {
     const StepRows rows = rows_of(tokens, starts, first_positions, slots, tables, sample_rows);
     float* copy = new float[rows.samples * model.vocab()];
     const nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });

@@ -18,6 +18,16 @@ constexpr int64_t kWorthSharing = 3 << 20;
 // Rows that pass through several operations together, so that they stay in the cache; what matrix products group.
 constexpr int64_t kRowsTogether = 16;
 
+int64_t tile_bytes(const Matrix& matrix) { return static_cast<int64_t>(packed_bytes(matrix.type, kTileRows, matrix.cols)); }
+
+int64_t all_bytes(const Matrix& matrix) { return tiles(matrix.rows) * tile_bytes(matrix); }
+
+// Where the streams of some tiles begin.
+Next streams(const Matrix& matrix, Range some) {
+    const auto at = [&](int64_t tile) { return matrix.data + tile * tile_bytes(matrix); };
+    return {at(some.begin), at(some.begin + (some.end - some.begin) / 2)};
+}
+
 // Calls work(lane of some rows) for all rows of a lane.
 template <typename Lane, typename Work>
 void in_groups(const Lane& lane, const Work& work) {
@@ -78,7 +88,7 @@ void Model::queries_and_keys(const Lane& lane, const Layer& layer, const Layer* 
         prepare(group, lane.normed, hidden_, {&layer.q, &layer.k, &layer.v});
     });
     prepared(lane);
-    multiply(lane, lane.prepared, {{&layer.q, lane.q}, {&layer.k, lane.k}, {&layer.v, lane.v}});
+    multiply(lane, lane.prepared, {{&layer.q, lane.q}, {&layer.k, lane.k}, {&layer.v, lane.v}}, beginning(lane, {{&layer.o, lane.out}}));
     finish(lane, Phase::qkv);
 }
 
@@ -87,7 +97,7 @@ void Model::after_attention(const Lane& lane, const Layer& layer) {
     finish(lane, Phase::attention);
     prepare(lane, lane.attended, layer.o.cols, {&layer.o});
     prepared(lane);
-    multiply(lane, lane.prepared, {{&layer.o, lane.out}});
+    multiply(lane, lane.prepared, {{&layer.o, lane.out}}, streams(layer.gate, part_of_gate(lane, layer)));
     finish(lane, Phase::output);
     in_groups(lane, [&](const Lane& group) {
         join(group, layer.o_bias, layer.post_attention_norm);
@@ -97,8 +107,15 @@ void Model::after_attention(const Lane& lane, const Layer& layer) {
     prepared(lane);
     gate_and_up(lane, layer);
     finish(lane, Phase::gate_up);
-    multiply(lane, lane.gated, {{&layer.down, lane.out}});
+    multiply(lane, lane.gated, {{&layer.down, lane.out}}, after_layer(lane, layer));
     finish(lane, Phase::down);
+}
+
+// Where a lane reads on after a layer.
+Next Model::after_layer(const Lane& lane, const Layer& layer) const {
+    if (&layer == &layers_.back()) return streams(head_, share(tiles(vocab_), lane.part, lane.parts));
+    const Layer& next = (&layer)[1];
+    return beginning(lane, {{&next.q, lane.q}, {&next.k, lane.k}, {&next.v, lane.v}});
 }
 
 void Model::mark(int thread, Phase phase) {
@@ -220,64 +237,90 @@ void Model::share_tiles(const Lane& lane, int64_t bytes, Range own, const Work& 
     for (Range some; shares_.take(lane.part, grain, some);) work(some);
 }
 
-// Matrices that read the same activations: their tiles in one line, cut where each part's share of the bytes ends.
-void Model::multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products) {
+int64_t Model::bytes_of(std::initializer_list<Product> products) {
     int64_t bytes = 0;
-    for (const Product& product : products) {
-        const Matrix& matrix = *product.matrix;
-        bytes += static_cast<int64_t>(packed_bytes(matrix.type, matrix.rows, matrix.cols));
-    }
+    for (const Product& product : products) bytes += all_bytes(*product.matrix);
+    return bytes;
+}
+
+// A lane's part of matrices that read the same activations: their tiles in one line, cut where each part's share of the bytes
+// ends.
+Range Model::part_of(const Lane& lane, std::initializer_list<Product> products) {
     // The tile that holds a byte of all.
     const auto tile_at = [&](int64_t byte) {
         int64_t at = 0;
         for (const Product& product : products) {
             const Matrix& matrix = *product.matrix;
-            const int64_t tile_bytes = static_cast<int64_t>(packed_bytes(matrix.type, kTileRows, matrix.cols));
-            const int64_t tile = std::max<int64_t>((byte + tile_bytes - 1) / tile_bytes, 0);
-            if (tile < tiles(matrix.rows)) return at + tile;
-            byte -= tiles(matrix.rows) * tile_bytes;
-            at += tiles(matrix.rows);
+            const int64_t count = tiles(matrix.rows);
+            const int64_t tile = std::max<int64_t>((byte + tile_bytes(matrix) - 1) / tile_bytes(matrix), 0);
+            if (tile < count) return at + tile;
+            byte -= count * tile_bytes(matrix);
+            at += count;
         }
         return at;
     };
-    const Range own{tile_at(bytes * lane.part / lane.parts), tile_at(bytes * (lane.part + 1) / lane.parts)};
-    share_tiles(lane, bytes, own, [&](Range some) {
-        for (const Product& product : products) {
-            const Matrix& matrix = *product.matrix;
-            const int64_t count = tiles(matrix.rows), begin = std::max<int64_t>(some.begin, 0), end = std::min(some.end, count);
-            if (begin < end) {
-                matmul_.multiply(matrix, begin, end, prepared[static_cast<int>(activations_of(matrix.type))], lane.count,
-                                 product.out, matrix.rows);
-            }
+    const int64_t bytes = bytes_of(products);
+    return {tile_at(bytes * lane.part / lane.parts), tile_at(bytes * (lane.part + 1) / lane.parts)};
+}
+
+// Where a lane begins to read such matrices.
+Next Model::beginning(const Lane& lane, std::initializer_list<Product> products) {
+    Range part = part_of(lane, products);
+    for (const Product& product : products) {
+        const int64_t count = tiles(product.matrix->rows);
+        if (part.begin < count) return streams(*product.matrix, {part.begin, std::min(part.end, count)});
+        part = {part.begin - count, part.end - count};
+    }
+    return {};
+}
+
+// Products with such matrices; then this thread reads on at `next`.
+void Model::multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products, const Next& next) {
+    const Range own = part_of(lane, products);
+    share_tiles(lane, bytes_of(products), own, [&](Range some) {
+        const bool whole = some.begin == own.begin && some.end == own.end;
+        for (const Product* product = products.begin(); product != products.end(); ++product) {
+            const Matrix& matrix = *product->matrix;
+            const int64_t count = tiles(matrix.rows);
+            const Range here{std::max<int64_t>(some.begin, 0), std::min(some.end, count)};
             some = {some.begin - count, some.end - count};
+            if (here.begin >= here.end) continue;
+            Next then;
+            if (some.end > 0) then = streams(*product[1].matrix, {0, std::min(some.end, tiles(product[1].matrix->rows))});
+            else if (whole) then = next;
+            matmul_.multiply(matrix, here.begin, here.end, prepared[static_cast<int>(activations_of(matrix.type))], lane.count,
+                             product->out, matrix.rows, then);
         }
     });
+}
+
+// In twos, as activations are prepared.
+Range Model::part_of_gate(const Lane& lane, const Layer& layer) {
+    return share(tiles(layer.gate.rows), lane.part, lane.parts, 2);
 }
 
 // What comes out is made ready for `down` while it is in the cache: its columns have scales of their own.
 void Model::gate_and_up(const Lane& lane, const Layer& layer) {
     const int64_t width = layer.gate.rows;
+    const Range own = part_of_gate(lane, layer);
     const auto activate = layer.activation == Activation::silu ? vector_.gate_silu : vector_.gate_gelu;
     const Activations kind = activations_of(layer.down.type);
     float *gate = scratch_[lane.thread].gate.data(), *gated = scratch_[lane.thread].gated.data();
     const auto gate_tiles = [&](Range some) {
         const Range columns{some.begin * kTileRows, std::min(some.end * kTileRows, width)};
         const int64_t count = columns.end - columns.begin;
-        const auto product = [&](const Matrix& matrix, float* out) {
-            multiply_tiles(matrix, some, lane.prepared[static_cast<int>(activations_of(matrix.type))], lane.count, out);
+        const auto product = [&](const Matrix& matrix, float* out, const Next& next) {
+            multiply_tiles(matrix, some, lane.prepared[static_cast<int>(activations_of(matrix.type))], lane.count, out, next);
         };
-        product(layer.gate, gate);
-        product(layer.up, gated);
+        product(layer.gate, gate, streams(layer.up, some));
+        product(layer.up, gated, some.end == own.end ? beginning(lane, {{&layer.down, lane.out}}) : Next{});
         for (int64_t begin = 0; begin < lane.count; begin += kRowsTogether) {
             const int64_t end = std::min(begin + kRowsTogether, lane.count);
             activate(gate + begin * count, gated + begin * count, (end - begin) * count);
             matmul_.prepare(kind, gated, count, lane.count, width, {begin, end}, columns, lane.gated[static_cast<int>(kind)]);
         }
     };
-    // In twos, as activations are prepared.
-    const auto bytes = static_cast<int64_t>(packed_bytes(layer.gate.type, width, hidden_) +
-                                            packed_bytes(layer.up.type, width, hidden_));
-    share_tiles(lane, bytes, share(tiles(width), lane.part, lane.parts, 2), [&](Range some) {
+    share_tiles(lane, all_bytes(layer.gate) + all_bytes(layer.up), own, [&](Range some) {
         const int64_t together = lane.walk == Walk::alone ? some.end - some.begin : kGateTiles;
         for (int64_t begin = some.begin; begin < some.end; begin += together) {
             gate_tiles({begin, std::min(begin + together, some.end)});
@@ -286,11 +329,11 @@ void Model::gate_and_up(const Lane& lane, const Layer& layer) {
 }
 
 // Some tiles of a matrix as one of their own: out is (m, their rows).
-void Model::multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, float* out) const {
-    const int64_t tile_bytes = static_cast<int64_t>(packed_bytes(matrix.type, kTileRows, matrix.cols));
+void Model::multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, float* out,
+                           const Next& next) const {
     const int64_t rows = std::min(some.end * kTileRows, matrix.rows) - some.begin * kTileRows;
-    const Matrix part{matrix.type, rows, matrix.cols, matrix.data + some.begin * tile_bytes};
-    matmul_.multiply(part, 0, tiles(rows), prepared, m, out, rows);
+    const Matrix part{matrix.type, rows, matrix.cols, matrix.data + some.begin * tile_bytes(matrix)};
+    matmul_.multiply(part, 0, tiles(rows), prepared, m, out, rows, next);
 }
 
 // A branch joins the residual stream.
@@ -325,7 +368,7 @@ void Model::head(const StepRows& rows, const Lane& lane) {
     if (rows.greatest_only) {
         greatest_logits(top);
     } else {
-        multiply(top, top.prepared, {{&head_, logits_.data()}});
+        multiply(top, top.prepared, {{&head_, logits_.data()}}, {});
     }
     mark(lane.thread, Phase::head);
 }
@@ -339,7 +382,7 @@ void Model::greatest_logits(const Lane& lane) {
     Greatest* greatest = greatest_.data() + lane.part * samples;
     std::fill(greatest, greatest + samples, Greatest{-std::numeric_limits<float>::infinity(), 0});
     const auto look = [&](Range some) {
-        multiply_tiles(head_, some, lane.prepared[static_cast<int>(activations_of(head_.type))], samples, logits.data());
+        multiply_tiles(head_, some, lane.prepared[static_cast<int>(activations_of(head_.type))], samples, logits.data(), {});
         const int64_t begin = some.begin * kTileRows, count = std::min(some.end * kTileRows, vocab_) - begin;
         for (int64_t sample = 0; sample < samples; ++sample) {
             const float* row = logits.data() + sample * count;
@@ -347,8 +390,7 @@ void Model::greatest_logits(const Lane& lane) {
             greatest[sample].take({row[best], static_cast<int32_t>(begin + best)});
         }
     };
-    const auto bytes = static_cast<int64_t>(packed_bytes(head_.type, vocab_, hidden_));
-    share_tiles(lane, bytes, share(tiles(vocab_), lane.part, lane.parts), [&](Range some) {
+    share_tiles(lane, all_bytes(head_), share(tiles(vocab_), lane.part, lane.parts), [&](Range some) {
         for (int64_t begin = some.begin; begin < some.end; begin += together) {
             look({begin, std::min(begin + together, some.end)});
         }

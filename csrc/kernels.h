@@ -61,6 +61,11 @@ void dequantize(Type type, const uint8_t* row, int64_t cols, float* out);
 // Bytes of the prepared activations of `m` rows; the buffer is 64-byte aligned.
 size_t activation_bytes(Activations kind, int64_t m, int64_t cols);
 
+// Where a thread reads on after a product with one row, which reads its tiles as two streams: the first half, and the rest.
+struct Next {
+    const uint8_t *first = nullptr, *second = nullptr;  // null: not known
+};
+
 struct MatmulKernels {
     // Prepares some rows and columns of activations (m, cols): x has all rows, `ldx` floats apart, of these columns. They
     // begin and end at multiples of 32, or at the end. Threads that share the work best split at multiples of 16 rows.
@@ -68,9 +73,9 @@ struct MatmulKernels {
                     uint8_t* buffer);
 
     // out[i][r] for all m rows of the prepared activations and the matrix rows r of the tiles [tile_begin, tile_end);
-    // rows of `out` stand `ldo` floats apart.
+    // rows of `out` stand `ldo` floats apart. The first lines of `next` are fetched meanwhile.
     void (*multiply)(const Matrix& matrix, int64_t tile_begin, int64_t tile_end, const uint8_t* activations, int64_t m,
-                     float* out, int64_t ldo);
+                     float* out, int64_t ldo, const Next& next);
 };
 
 const MatmulKernels& matmul_portable();

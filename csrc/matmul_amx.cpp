@@ -20,10 +20,10 @@ void prepare_rows(Activations kind, const float* x, int64_t ldx, int64_t m, int6
 }
 
 void multiply_matrix(const Matrix& matrix, int64_t tile_begin, int64_t tile_end, const uint8_t* activations, int64_t m,
-                     float* out, int64_t ldo) {
+                     float* out, int64_t ldo, const Next& next) {
     const bool on_tiles = activations_of(matrix.type) != Activations::floats;
-    const auto product = on_tiles ? multiply_pairs : matmul_avx512().multiply;
-    product(matrix, tile_begin, tile_end, activations, m, out, ldo);
+    if (on_tiles) multiply_pairs(matrix, tile_begin, tile_end, activations, m, out, ldo);
+    else matmul_avx512().multiply(matrix, tile_begin, tile_end, activations, m, out, ldo, next);
 }
 
 const MatmulKernels kernels = {prepare_rows, multiply_matrix};

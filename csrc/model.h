@@ -197,11 +197,17 @@ class Model {
     void prepared(const Lane& lane);
     template <typename Work>
     void share_tiles(const Lane& lane, int64_t bytes, Range own, const Work& work);
-    void multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products);
+    static int64_t bytes_of(std::initializer_list<Product> products);
+    static Range part_of(const Lane& lane, std::initializer_list<Product> products);
+    static Next beginning(const Lane& lane, std::initializer_list<Product> products);
+    Next after_layer(const Lane& lane, const Layer& layer) const;
+    void multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products, const Next& next);
     void queries_and_keys(const Lane& lane, const Layer& layer, const Layer* before);
     void after_attention(const Lane& lane, const Layer& layer);
+    static Range part_of_gate(const Lane& lane, const Layer& layer);
     void gate_and_up(const Lane& lane, const Layer& layer);
-    void multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, float* out) const;
+    void multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, float* out,
+                        const Next& next) const;
     void join(const Lane& lane, const Vector& bias, const Vector& post_norm);
     void head(const StepRows& rows, const Lane& lane);
     void greatest_logits(const Lane& lane);

@@ -134,12 +134,12 @@ class Model:
 
     def step(
         self,
-        tokens: Ints,
-        starts: Ints,
-        first_positions: Ints,
-        slots: Ints,
+        tokens: Sequence[int],
+        starts: Sequence[int],
+        first_positions: Sequence[int],
+        slots: Sequence[int],
         tables: Ints,
-        sample_rows: Ints,
+        sample_rows: Sequence[int],
         settings: Sequence[RowSampling | None] | None = None,
     ) -> tuple[list[int], list[Report] | None]:
         """Samples the token after each of `sample_rows`; None among the settings is greedy.
@@ -149,12 +149,12 @@ class Model:
 
     def logits(
         self,
-        tokens: Ints,
-        starts: Ints,
-        first_positions: Ints,
-        slots: Ints,
+        tokens: Sequence[int],
+        starts: Sequence[int],
+        first_positions: Sequence[int],
+        slots: Sequence[int],
         tables: Ints,
-        sample_rows: Ints,
+        sample_rows: Sequence[int],
     ) -> npt.NDArray[np.float32]:
         """Logits after each of `sample_rows`: (samples, vocab)."""
 

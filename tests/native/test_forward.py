@@ -74,12 +74,12 @@ class Cut:
             tokens += self.sequences[index][self.done[index] : self.done[index] + count]
             starts.append(len(tokens))
         logits = self.core.logits(
-            np.array(tokens, np.int32),
-            np.array(starts, np.int32),
-            np.array([self.done[index] for index in counts], np.int32),
-            np.array(list(counts), np.int32),
+            tokens,
+            starts,
+            [self.done[index] for index in counts],
+            list(counts),
             self.tables,
-            np.arange(len(tokens), dtype=np.int32),
+            list(range(len(tokens))),
         )
         for (index, count), start in zip(counts.items(), starts, strict=False):
             self.logits[index].append(logits[start : start + count])
@@ -316,12 +316,7 @@ def test_greedy_tokens_of_a_step_are_those_of_its_logits(count: int, threads: in
     tokens = random_tokens(count)
     logits = executor.logits(tokens)
     ids, reports = executor.core.step(
-        np.array(tokens, np.int32),
-        np.array([0, count], np.int32),
-        np.array([0], np.int32),
-        np.array([0], np.int32),
-        np.arange(13, dtype=np.int32)[None],
-        np.arange(count, dtype=np.int32),
+        tokens, [0, count], [0], [0], np.arange(13, dtype=np.int32)[None], list(range(count))
     )
     assert ids == logits.argmax(-1).tolist()
     assert reports is None
@@ -345,12 +340,7 @@ def test_the_first_of_equal_logits_is_taken_wherever_it_stands(
     executor = NativeExecutor(weights, blocks=13, threads=2)
     tokens = random_tokens(200)
     ids, _ = executor.core.step(
-        np.array(tokens, np.int32),
-        np.array([0, 200], np.int32),
-        np.array([0], np.int32),
-        np.array([0], np.int32),
-        np.arange(13, dtype=np.int32)[None],
-        np.arange(200, dtype=np.int32),
+        tokens, [0, 200], [0], [0], np.arange(13, dtype=np.int32)[None], list(range(200))
     )
     assert max(ids) < 90
     assert ids == executor.logits(tokens).argmax(-1).tolist()
@@ -383,12 +373,12 @@ def test_sizes(tmp_path: Path) -> None:
     assert core.kv_bytes >= 10 * 16 * 2 * 2 * 2 * 16 * 2
 
 
-STEP = {
+STEP: dict[str, Any] = {
     "tokens": [1, 2, 3],
     "starts": [0, 3],
     "first_positions": [0],
     "slots": [0],
-    "tables": [[0, 1]],
+    "tables": np.array([[0, 1]], np.int32),
     "sample_rows": [2],
 }
 
@@ -399,8 +389,8 @@ STEP = {
         ({"tokens": [1, 300, 3]}, "token 300 is not in the vocabulary of 300"),
         ({"tokens": [-1, 2, 3]}, "token -1 is not in the vocabulary"),
         ({"tokens": [], "starts": [0, 0]}, "at least one row"),
-        ({"tables": [[2, 1]]}, "block 2 is not in the cache"),
-        ({"tables": [[-1, 1]]}, "block -1 is not in the cache"),
+        ({"tables": np.array([[2, 1]], np.int32)}, "block 2 is not in the cache"),
+        ({"tables": np.array([[-1, 1]], np.int32)}, "block -1 is not in the cache"),
         ({"first_positions": [30]}, "a position lies outside its block table"),
         ({"first_positions": [2**31 - 1]}, "a position lies outside its block table"),
         ({"first_positions": [-1]}, "positions must not be negative"),
@@ -412,16 +402,13 @@ STEP = {
         ({"sample_rows": [-1]}, "a sampled row is none of the step's"),
     ],
 )
-def test_rows_outside_are_refused(change: dict[str, list[int]], message: str, tmp_path: Path) -> None:
+def test_rows_outside_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     core = NativeExecutor(small(tmp_path, "llama"), blocks=2).core
-    arrays: dict[str, Any] = {name: np.array(values, np.int32) for name, values in {**STEP, **change}.items()}
     with pytest.raises(ValueError, match=message):
-        core.logits(**arrays)
+        core.logits(**{**STEP, **change})
     with pytest.raises(ValueError, match=message):
-        core.step(**arrays)
-    core.logits(
-        **{name: np.array(values, np.int32) for name, values in STEP.items()}
-    )  # and nothing is broken
+        core.step(**{**STEP, **change})
+    core.logits(**STEP)  # and nothing is broken
 
 
 def test_memory_that_there_is_not_is_refused(tmp_path: Path) -> None:

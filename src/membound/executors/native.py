@@ -125,13 +125,7 @@ class NativeExecutor:
             settings.append(slot.settings_now(request))
 
         ids, reports = self.core.step(
-            np.array(tokens, np.int32),
-            np.array(starts, np.int32),
-            np.array(firsts, np.int32),
-            np.array(slots, np.int32),
-            self._tables,
-            np.array(sample_rows, np.int32),
-            settings if any(settings) else None,
+            tokens, starts, firsts, slots, self._tables, sample_rows, settings if any(settings) else None
         )
         logprobs = None
         if reports is not None:
@@ -150,15 +144,9 @@ class NativeExecutor:
         """
         count = len(tokens)
         needed = -(-count // BLOCK_TOKENS)
-        rows = np.array([count - 1], np.int32) if last else np.arange(count, dtype=np.int32)
-        return self.core.logits(
-            np.array(tokens, np.int32),
-            np.array([0, count], np.int32),
-            np.zeros(1, np.int32),
-            np.zeros(1, np.int32),
-            np.arange(self._first_block, self._first_block + needed, dtype=np.int32)[None],
-            rows,
-        )
+        table = np.arange(self._first_block, self._first_block + needed, dtype=np.int32)[None]
+        rows = range(count - 1 if last else 0, count)
+        return self.core.logits(list(tokens), [0, count], [0], [0], table, list(rows))
 
     def _slot(self, request: Request) -> _Slot:
         """The request's row of the block tables, brought up to date."""
