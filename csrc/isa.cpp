@@ -32,6 +32,7 @@ const char* name(Isa isa) {
         case Isa::portable: return "portable";
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
+        case Isa::avx512_amx: return "avx512+amx";
         case Isa::amx: return "amx";
     }
     return "";
@@ -59,10 +60,12 @@ std::vector<Isa> supported_isas() {
 Isa choose_isa(const std::string& wanted) {
     const char* environment = std::getenv("MEMBOUND_ISA");
     const std::string asked = !wanted.empty() ? wanted : environment ? environment : "";
-    const std::vector<Isa> supported = supported_isas();
-    if (asked.empty()) return supported.back();
+    std::vector<Isa> choices = supported_isas();
+    const Isa strongest = choices.back();
+    if (asked.empty()) return strongest;
+    if (strongest == Isa::amx) choices.push_back(Isa::avx512_amx);
     std::string names;
-    for (Isa isa : supported) {
+    for (Isa isa : choices) {
         if (asked == name(isa)) return isa;
         names += (names.empty() ? "" : ", ") + std::string(name(isa));
     }
@@ -71,7 +74,7 @@ Isa choose_isa(const std::string& wanted) {
 
 const VectorKernels& vector_kernels(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::amx) return vector_amx();
+    if (isa == Isa::amx || isa == Isa::avx512_amx) return vector_amx();
     if (isa == Isa::avx512) return vector_avx512();
     if (isa == Isa::avx2) return vector_avx2();
 #endif
@@ -82,7 +85,7 @@ const VectorKernels& vector_kernels(Isa isa) {
 const MatmulKernels& matmul_kernels(Isa isa) {
 #if defined(__x86_64__)
     if (isa == Isa::amx) return matmul_amx();
-    if (isa == Isa::avx512) return matmul_avx512();
+    if (isa == Isa::avx512 || isa == Isa::avx512_amx) return matmul_avx512();
     if (isa == Isa::avx2) return matmul_avx2();
 #endif
     (void)isa;

@@ -8,11 +8,12 @@
 
 namespace membound {
 
-enum class Isa { portable, avx2, avx512, amx };
+// avx512_amx: products on AVX-512, attention to BF16 keys on tile registers.
+enum class Isa { portable, avx2, avx512, avx512_amx, amx };
 
 const char* name(Isa isa);
 
-// What this processor and its operating system run, weakest first; portable always.
+// What this processor and its operating system run, weakest first; portable always, no mixtures.
 std::vector<Isa> supported_isas();
 
 // `wanted` is a name, or empty for the environment variable MEMBOUND_ISA, or the strongest there is. Throws

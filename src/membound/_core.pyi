@@ -9,7 +9,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int32]
 
 def isa() -> str:
-    """The instruction set in use: portable, avx2 or avx512; MEMBOUND_ISA overrides."""
+    """The instruction set in use: the strongest of `isas`; MEMBOUND_ISA overrides."""
 
 def isas() -> list[str]:
     """What this machine can run, weakest first."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from membound import _core
 from membound.errors import InputError, RunError
 from membound.executors import reference
-from membound.executors.native import KvType, NativeExecutor
+from membound.executors.native import KvType, NativeExecutor, default_isa, default_kv_type
 from membound.executors.reference import ReferenceModel
 from membound.models.architecture import Architecture
 from membound.models.operators import Attention, Linear
@@ -297,6 +297,43 @@ def test_cuts_and_batches_change_no_bit(
                 break
         for logits, whole in zip(cut.results(), expected, strict=True):
             np.testing.assert_array_equal(logits, whole[: len(logits)])
+
+
+@pytest.mark.skipif("amx" not in ISAS, reason="this processor has no tile registers")
+def test_attention_alone_may_run_on_tile_registers(tmp_path: Path) -> None:
+    weights = small(tmp_path, "qwen2", Type.Q4_1)
+    alone, executor = (
+        NativeExecutor(weights, blocks=60, threads=threads, isa="avx512+amx", kv_type="bf16")
+        for threads in (1, 2)
+    )
+    sequences = [random_tokens(length, seed=length) for length in (300, 33, 270)]
+    cut = Cut(executor, sequences)
+    for sizes in (256, 13, 1, 30):
+        cut.step(
+            {
+                i: min(sizes, len(ids) - cut.done[i])
+                for i, ids in enumerate(sequences)
+                if cut.done[i] < len(ids)
+            }
+        )
+    for ids, found in zip(sequences, cut.results(), strict=True):
+        np.testing.assert_array_equal(found, alone.logits(ids))
+    expected = ReferenceModel(weights).logits(sequences[0])
+    assert error(alone.logits(sequences[0]), expected) <= QUANT_BOUND
+
+
+def test_an_engine_for_few_sequences_has_kernels_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MEMBOUND_ISA", raising=False)
+    quantized = small(tmp_path, "llama", Type.Q4_1)
+    strongest = ISAS[-1]
+    few = "avx512+amx" if strongest == "amx" else strongest
+    assert [default_isa(quantized, count) for count in (1, 2, 3)] == [few, few, strongest]
+    assert default_kv_type(quantized, few) == ("bf16" if strongest == "amx" else "f16")
+    assert default_isa(small(tmp_path, "llama", Type.BF16), 1) == strongest
+    monkeypatch.setenv("MEMBOUND_ISA", "portable")
+    assert default_isa(quantized, 1) == "portable"
 
 
 def test_what_a_block_held_before_does_not_matter(tmp_path: Path) -> None:

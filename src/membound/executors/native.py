@@ -199,7 +199,8 @@ class _Slot:
 
 def default_isa(weights: Weights, sequences: int) -> str:
     """The instruction set for an engine that runs at most so many sequences at a time: the environment's
-    MEMBOUND_ISA or the strongest, but AVX-512 for few sequences where that would be AMX.
+    MEMBOUND_ISA or the strongest, but AVX-512 for few sequences where that would be AMX, and that for
+    their attention alone.
 
     With AMX, quantized weights become bf16 in every step, whatever its rows, so that no token depends on
     them. Many rows gain by that; for one it takes longer than to read the weights (`docs/design.md`).
@@ -208,7 +209,7 @@ def default_isa(weights: Weights, sequences: int) -> str:
     isa = _usual_isa()
     if isa != "amx" or sequences > FEW_SEQUENCES or "MEMBOUND_ISA" in os.environ:
         return isa
-    return "avx512" if matrix_types(weights) - FLOAT_TYPES else isa
+    return "avx512+amx" if matrix_types(weights) - FLOAT_TYPES else isa
 
 
 def default_kv_type(weights: Weights, isa: str | None = None) -> KvType:
@@ -217,7 +218,7 @@ def default_kv_type(weights: Weights, isa: str | None = None) -> KvType:
     """
     if GGMLQuantizationType.F32 in matrix_types(weights):
         return "f32"
-    return "bf16" if (isa or _usual_isa()) == "amx" else "f16"
+    return "bf16" if (isa or _usual_isa()) in ("amx", "avx512+amx") else "f16"
 
 
 def _usual_isa() -> str:
