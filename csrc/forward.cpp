@@ -246,7 +246,7 @@ int64_t Model::bytes_of(std::initializer_list<Product> products) {
 // A lane's part of matrices that read the same activations: their tiles in one line, cut where each part's share of the bytes
 // ends.
 Range Model::part_of(const Lane& lane, std::initializer_list<Product> products) {
-    // The tile that holds a byte of all.
+    // The first tile that begins at or after a byte of all.
     const auto tile_at = [&](int64_t byte) {
         int64_t at = 0;
         for (const Product& product : products) {

@@ -12,7 +12,7 @@ def isa() -> str:
     """The instruction set in use: the strongest of `isas`; MEMBOUND_ISA overrides."""
 
 def isas() -> list[str]:
-    """What this machine can run, weakest first."""
+    """What this machine can run, weakest first; `avx512+amx` may be asked for besides where there is amx."""
 
 def default_threads() -> int:
     """Processors that this process may use: affinity mask and control-group quota."""

@@ -199,8 +199,8 @@ class _Slot:
 
 def default_isa(weights: Weights, sequences: int) -> str:
     """The instruction set for an engine that runs at most so many sequences at a time: the environment's
-    MEMBOUND_ISA or the strongest, but AVX-512 for few sequences where that would be AMX, and that for
-    their attention alone.
+    MEMBOUND_ISA or the strongest; where that would be AMX, matrix products of few sequences have AVX-512
+    and only their attention AMX.
 
     With AMX, quantized weights become bf16 in every step, whatever its rows, so that no token depends on
     them. Many rows gain by that; for one it takes longer than to read the weights (`docs/design.md`).
