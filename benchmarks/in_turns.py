@@ -33,7 +33,7 @@ def step_seconds(worker: Worker, rows: int | None, turn: int) -> float:
     if rows is None:
         return float(worker.call("prefill", tokens=ids(PREFILL, turn))["seconds"])
     prompts = [ids(PROMPT, turn * 100 + row) for row in range(rows)]
-    return float(statistics.median(worker.call("decode", prompts=prompts, steps=STEPS)["seconds"]))
+    return float(statistics.median(worker.call("decode", prompts=prompts, steps=STEPS[rows])["seconds"]))
 
 
 def main() -> None:

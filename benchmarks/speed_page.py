@@ -24,6 +24,7 @@ from compared import (
     share_of_roof,
 )
 from peer_models import LABELS, MODELS
+from peers import BATCHES, PROMPT, STEPS
 from results import ENGINES, Column, columns
 from speed_picture import draw
 
@@ -34,17 +35,19 @@ NAMES = {"membound": "membound", "llama.cpp": "llama.cpp", "openvino": "OpenVINO
 TITLES = {"prefill": "prefill 512", "b1": "decode b1", "b8": "decode b8", "b32": "decode b32"}
 Kept = dict[str, dict[str, Column]]
 
-INTRODUCTION = """\
+STEPS_TIMED = ", ".join(f"{STEPS[rows]} for {name}" for name, rows in BATCHES.items())
+INTRODUCTION = f"""\
 # Speed
 
 membound beside llama.cpp, OpenVINO GenAI and vLLM on one machine: the same files, the same token ids, the
 same number of threads, greedy, in turns within each run. `make bench` measures and writes this page;
-`benchmarks/peers.py` measures parts of it. All times are of whole engine steps; decode steps are at a context
-of 32 to 56 tokens. vLLM has no kernels for these files and runs the same weights in bf16. A ratio is the
-median over the rounds of the peer's seconds over membound's, so above 1 membound leads; *best peer* is the
-quickest of that row. A share is that of the least time that the roofs allow, which are probed right after
-each timing because they move. Decode b1 is timed on the engine that `membound run` has, all else on that of
-`membound serve`: with AMX the kernels differ (`docs/design.md`).
+`benchmarks/peers.py` measures parts of it. All times are of whole engine steps. Of decoding it is the median
+step: of {STEPS_TIMED} after a prompt of {PROMPT} tokens. vLLM has no kernels for
+these files and runs the same weights in bf16. A ratio is the median over the rounds of the peer's seconds
+over membound's, so above 1 membound leads; *best peer* is the quickest of that row. A share is that of the
+least time that the roofs allow, which are probed right after each timing because they move. Decode b1 is
+timed on the engine that `membound run` has, all else on that of `membound serve`: with AMX the kernels differ
+(`docs/design.md`).
 """
 
 

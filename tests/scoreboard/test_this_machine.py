@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import pytest
 
+from membound import _core
 from membound.costs.calibration import ByRows, fitted
 from membound.costs.deployment import Deployment, deployment
 from membound.costs.this_machine import ENGINE, Parameters, last_tests, remember, remembered
@@ -325,6 +326,9 @@ def test_parameters_are_kept(tmp_path: Path) -> None:
     for parameters in (TRUE, GROUPS):
         remember(parameters, "smollm2", path)
         assert remembered(path) == parameters
+    os.utime(path, (0, os.stat(_core.__file__).st_mtime - 1))  # kernels were built since
+    assert remembered(path) is None
+    remember(GROUPS, "smollm2", path)
     kernels = f'"instruction_set": "{instruction_set()}"'
     path.write_text(path.read_text().replace(kernels, '"instruction_set": "another"'))
     assert remembered(path) is None

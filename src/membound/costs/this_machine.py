@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from membound import _core
 from membound.costs.calibration import ByRows, Calibration, Efficiency
 from membound.hardware.probe import instruction_set, kept_file, processor_name
 
@@ -140,11 +141,13 @@ def last_tests(path: Path | None = None) -> dict[str, Any] | None:
 
 
 def _kept(path: Path | None) -> dict[str, Any]:
-    """What the file holds, if it was written on this processor by the kernels that run now."""
+    """What the file holds, if it was written on this processor of the kernels that run now."""
+    file = path or parameters_file()
     try:
-        values = json.loads((path or parameters_file()).read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
+        older = file.stat().st_mtime < os.stat(_core.__file__).st_mtime
     except (OSError, ValueError):
         return {}
-    if not isinstance(values, dict) or values.get("processor") != processor_name():
+    if older or not isinstance(values, dict) or values.get("processor") != processor_name():
         return {}
     return values if values.get("instruction_set", instruction_set()) == instruction_set() else {}
