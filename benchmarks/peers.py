@@ -107,6 +107,7 @@ def time_column(loaded: Loaded, column: str, rounds: int) -> Answers:
             answers = loaded.in_turn("decode", prompts=prompts, steps=STEPS[rows])
         for engine, answer in answers.items():
             if column != "prefill":
+                answer["steps"] = len(answer["seconds"])
                 answer["seconds"] = statistics.median(answer["seconds"])
             for name, value in answer.items():
                 if turn:
