@@ -162,8 +162,7 @@ nb::object logits(Model& model, const Ids& tokens, const Ids& starts, const Ids&
     const nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
     {
         const nb::gil_scoped_release release;
-        const float* values = model.logits(rows);
-        std::copy(values, values + rows.samples * model.vocab(), copy);
+        model.logits(rows, copy);
     }
     const size_t shape[] = {static_cast<size_t>(rows.samples), static_cast<size_t>(model.vocab())};
     return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(copy, 2, shape, owner));

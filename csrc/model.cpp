@@ -336,9 +336,10 @@ std::map<std::string, std::vector<double>> Model::phase_seconds() const {
     return seconds;
 }
 
-const float* Model::logits(const StepRows& rows) {
+void Model::logits(const StepRows& rows, float* out) {
+    const std::lock_guard lock(stepping_);
     run(rows, [](int) {});
-    return logits_.data();
+    std::copy_n(logits_.data(), rows.samples * vocab_, out);
 }
 
 void Model::sample(const StepRows& rows, const std::vector<const RowSampling*>& settings, int32_t* out,
@@ -349,6 +350,7 @@ void Model::sample(const StepRows& rows, const std::vector<const RowSampling*>& 
         if (row) check_history(*row, vocab_);
     }
     if (logprobs) logprobs->resize(rows.samples);
+    const std::lock_guard lock(stepping_);
     if (std::all_of(settings.begin(), settings.end(), plain)) return take_greatest(rows, out);
     run(rows, [&](int thread) {
         meet(thread, Phase::head);
