@@ -77,10 +77,8 @@ class Model {
     // Throws std::invalid_argument for a spec that does not fit together, std::runtime_error without memory.
     Model(const ModelSpec& spec, int64_t blocks, KvType kv_type, int threads, Isa isa, const Progress& progress);
 
-    // Steps of several callers take turns.
-
-    // Logits of the sampled rows into `out`, (samples, vocab). Throws std::invalid_argument for rows that point outside
-    // the vocabulary, the tables or the cache.
+    // Logits of the sampled rows into `out`, (samples, vocab). Steps of several callers take turns. Throws
+    // std::invalid_argument for rows that point outside the vocabulary, the tables or the cache.
     void logits(const StepRows& rows, float* out);
 
     // Chooses a token for each sampled row as its settings say (null or no settings at all: greedy); ids into `out`
@@ -253,8 +251,8 @@ class Model {
     Branches branches_;
     Buffer<float> logits_;                                                      // (samples, vocab)
     std::vector<Greatest> greatest_;                                            // (threads, samples)
-    std::vector<Buffer<float>> cosines_, sines_;                                // per rope: (positions, elements)
     std::mutex stepping_;  // one step at a time, whoever calls: what it needs is made ready before threads meet
+    std::vector<Buffer<float>> cosines_, sines_;                                // per rope: (positions, elements)
     int64_t turned_positions_ = 0, needed_positions_ = 0;                       // of them filled, and for this step
     std::vector<int32_t> positions_;                                            // (rows)
     std::vector<int32_t> sequence_of_;                                          // (rows)
