@@ -47,7 +47,7 @@ std::vector<Isa> supported_isas() {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
-                        __builtin_cpu_supports("avx512vbmi");
+                        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni");
     if (avx2) found.push_back(Isa::avx2);
     const bool amx = avx512 && __builtin_cpu_supports("avx512fp16") && __builtin_cpu_supports("amx-tile") &&
                      __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-bf16") && may_use_tiles();

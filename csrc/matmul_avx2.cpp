@@ -5,6 +5,7 @@
 namespace membound::avx2 {
 namespace {
 #include "lanes_avx2.inc"
+#include "bits.inc"
 #include "record.inc"
 #include "quantize.inc"
 #include "pairs_fma.inc"

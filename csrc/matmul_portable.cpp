@@ -5,6 +5,7 @@
 namespace membound::portable {
 namespace {
 #include "lanes_portable.inc"
+#include "bits.inc"
 #include "record.inc"
 #include "quantize.inc"
 #include "pairs_fma.inc"
