@@ -1,4 +1,5 @@
 // From the rows of a file to tiles of 16 rows: transpositions of 32-bit words, and a new order for scales.
+#include <algorithm>
 #include <cstring>
 
 #include "format.h"
@@ -180,12 +181,19 @@ void pack(Type type, const uint8_t* file, int64_t rows, int64_t cols, int64_t ti
     const auto row_bytes = static_cast<int64_t>(file_row_bytes(type, cols));
     const int64_t bytes = tile_bytes(format(type), cols);
     const PackRow pack_one = row_packer(type);
+    // Every row writes to all lines of a tile: some columns at a time, so that they are still in the first cache for the next.
+    constexpr int64_t kColumns = 1024;
+    const int64_t part_bytes = tile_bytes(format(type), kColumns);
+    const auto part_row_bytes = static_cast<int64_t>(file_row_bytes(type, kColumns));
     for (int64_t t = tile_begin; t < tile_end; ++t) {
         uint8_t* tile = out + t * bytes;
-        const int64_t rest = rows - t * kTileRows;
+        const uint8_t* row = file + t * kTileRows * row_bytes;
+        const int64_t count = std::min(kTileRows, rows - t * kTileRows);
         std::memset(tile, 0, static_cast<size_t>(bytes));  // what padding holds is zero
-        for (int r = 0; r < kTileRows && r < rest; ++r) {
-            pack_one(file + (t * kTileRows + r) * row_bytes, cols, r, tile);
+        for (int64_t col = 0; col < cols; col += kColumns) {
+            for (int r = 0; r < count; ++r) pack_one(row + r * row_bytes, std::min(kColumns, cols - col), r, tile);
+            row += part_row_bytes;
+            tile += part_bytes;
         }
     }
 }

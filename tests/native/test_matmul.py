@@ -202,6 +202,17 @@ def test_products_are_those_of_the_dequantized_weights(kind: Type, isa: str) -> 
         assert relative_error(pack(kind, data, cols, isa).multiply(x), wanted) < bound
 
 
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_rows_of_more_columns_than_are_packed_at_a_time(kind: Type) -> None:
+    cols = 2304 if kind in K_QUANTS else 2080
+    data = weights(kind, 17, cols)
+    x = activations(1, cols)
+    taken = rounded_to_bf16(x) if kind == Type.BF16 else x
+    wanted = taken.astype(np.float64) @ dequantized(kind, data).astype(np.float64).T
+    bound = SUMMATION_ERROR if kind in FLOATS else ACTIVATION_ERROR
+    assert relative_error(pack(kind, data, cols, "portable").multiply(x), wanted) < bound
+
+
 @pytest.mark.parametrize("isa", _core.isas())
 @pytest.mark.parametrize("kind", TYPES[3:], ids=lambda kind: kind.name)
 def test_products_follow_the_numeric_scheme(kind: Type, isa: str) -> None:
@@ -296,6 +307,7 @@ def test_extreme_quants_do_not_overflow(kind: Type, isa: str, byte: int) -> None
         wanted, size_of_terms = emulated_on(isa, kind, data, x)
         found = pack(kind, data, cols, isa).multiply(x)
         assert (np.abs(found - wanted) <= EMULATION_ERROR * size_of_terms).all()
+        assert np.array_equal(pack(kind, data, cols, isa).multiply(x[:1]), found[:1])
 
 
 @pytest.mark.parametrize("isa", _core.isas())
