@@ -187,13 +187,12 @@ void pack(Type type, const uint8_t* file, int64_t rows, int64_t cols, int64_t ti
     const auto part_row_bytes = static_cast<int64_t>(file_row_bytes(type, kColumns));
     for (int64_t t = tile_begin; t < tile_end; ++t) {
         uint8_t* tile = out + t * bytes;
-        const uint8_t* row = file + t * kTileRows * row_bytes;
         const int64_t count = std::min(kTileRows, rows - t * kTileRows);
         std::memset(tile, 0, static_cast<size_t>(bytes));  // what padding holds is zero
-        for (int64_t col = 0; col < cols; col += kColumns) {
-            for (int r = 0; r < count; ++r) pack_one(row + r * row_bytes, std::min(kColumns, cols - col), r, tile);
-            row += part_row_bytes;
-            tile += part_bytes;
+        for (int64_t part = 0; part * kColumns < cols; ++part) {
+            const uint8_t* row = file + t * kTileRows * row_bytes + part * part_row_bytes;
+            const int64_t now = std::min(kColumns, cols - part * kColumns);
+            for (int r = 0; r < count; ++r) pack_one(row + r * row_bytes, now, r, tile + part * part_bytes);
         }
     }
 }
