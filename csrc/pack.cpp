@@ -182,7 +182,7 @@ void pack(Type type, const uint8_t* file, int64_t rows, int64_t cols, int64_t ti
     const int64_t bytes = tile_bytes(format(type), cols);
     const PackRow pack_one = row_packer(type);
     // Every row writes to all lines of a tile: some columns at a time, so that they are still in the first cache for the next.
-    constexpr int64_t kColumns = 1024;
+    constexpr int64_t kColumns = 1024;  // whole units of every type
     const int64_t part_bytes = tile_bytes(format(type), kColumns);
     const auto part_row_bytes = static_cast<int64_t>(file_row_bytes(type, kColumns));
     for (int64_t t = tile_begin; t < tile_end; ++t) {

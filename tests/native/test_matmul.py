@@ -305,9 +305,10 @@ def test_extreme_quants_do_not_overflow(kind: Type, isa: str, byte: int) -> None
     # The greatest activations of one sign: every dot product is as large as it can be.
     for x in (np.full((17, cols), 3.0, np.float32), np.full((17, cols), -3.0, np.float32)):
         wanted, size_of_terms = emulated_on(isa, kind, data, x)
-        found = pack(kind, data, cols, isa).multiply(x)
+        matrix = pack(kind, data, cols, isa)
+        found = matrix.multiply(x)
         assert (np.abs(found - wanted) <= EMULATION_ERROR * size_of_terms).all()
-        assert np.array_equal(pack(kind, data, cols, isa).multiply(x[:1]), found[:1])
+        assert np.array_equal(matrix.multiply(x[:1]), found[:1])
 
 
 @pytest.mark.parametrize("isa", _core.isas())
