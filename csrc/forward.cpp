@@ -42,6 +42,7 @@ void in_groups(const Lane& lane, const Work& work) {
 
 void Model::forward(const StepRows& rows, int thread) {
     const Lane lane = this->lane(rows.rows, thread);
+    scratch_[thread].reading_on = {};
     turn_tables(thread);
     embed(rows, lane);
     if (stretches_.height() > 0) {
@@ -125,7 +126,7 @@ void Model::mark(int thread, Phase phase) {
 // Ends a phase where every thread needs what the others wrote in it.
 void Model::meet(int thread, Phase phase) {
     mark(thread, phase);
-    pool_.barrier(thread);
+    pool_.barrier(thread, [&] { return scratch_[thread].reading_on.some(); });
     mark(thread, Phase::waiting);
 }
 
@@ -286,12 +287,22 @@ void Model::multiply(const Lane& lane, uint8_t* const* prepared, std::initialize
             some = {some.begin - count, some.end - count};
             if (here.begin >= here.end) continue;
             Next then;
-            if (some.end > 0) then = streams(*product[1].matrix, {0, std::min(some.end, tiles(product[1].matrix->rows))});
-            else if (whole) then = next;
+            if (some.end > 0) {
+                then = streams(*product[1].matrix, {0, std::min(some.end, tiles(product[1].matrix->rows))});
+            } else if (whole) {
+                then = next;
+                read_on(lane, next);
+            }
             matmul_.multiply(matrix, here.begin, here.end, prepared[static_cast<int>(activations_of(matrix.type))], lane.count,
                              product->out, matrix.rows, then);
         }
     });
+}
+
+// Notes what this thread reads after a product.
+void Model::read_on(const Lane& lane, const Next& next) {
+    const bool in_streams = lane.walk == Walk::alone && lane.count == 1 && next.first;
+    scratch_[lane.thread].reading_on = in_streams ? ReadingOn(next) : ReadingOn();
 }
 
 // In twos, as activations are prepared.
@@ -313,7 +324,9 @@ void Model::gate_and_up(const Lane& lane, const Layer& layer) {
             multiply_tiles(matrix, some, lane.prepared[static_cast<int>(activations_of(matrix.type))], lane.count, out, next);
         };
         product(layer.gate, gate, streams(layer.up, some));
-        product(layer.up, gated, some.end == own.end ? beginning(lane, {{&layer.down, lane.out}}) : Next{});
+        const Next next = some.end == own.end ? beginning(lane, {{&layer.down, lane.out}}) : Next{};
+        product(layer.up, gated, next);
+        read_on(lane, next);
         for (int64_t begin = 0; begin < lane.count; begin += kRowsTogether) {
             const int64_t end = std::min(begin + kRowsTogether, lane.count);
             activate(gate + begin * count, gated + begin * count, (end - begin) * count);

@@ -61,6 +61,10 @@ void dequantize(Type type, const uint8_t* row, int64_t cols, float* out);
 // Bytes of the prepared activations of `m` rows; the buffer is 64-byte aligned.
 size_t activation_bytes(Activations kind, int64_t m, int64_t cols);
 
+// How far ahead of its use a line of weights is asked for: covers the latency of memory at its full rate, and no more, so that
+// it is still in the first cache.
+constexpr int kAhead = 4096;
+
 // Where a thread reads on after a product with one row, which reads its tiles as two streams: the first half, and the rest.
 struct Next {
     const uint8_t *first = nullptr, *second = nullptr;  // null: not known

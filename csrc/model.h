@@ -135,7 +135,27 @@ class Model {
         Buffer<float> q, k, v, attended, out;
         Prepared gated;
     };
+    // Weights that a thread reads next, in two streams, beyond the lines that its last product asked for: fetched while it
+    // waits for others, so that who is early at one barrier is early at the next.
+    class ReadingOn {
+      public:
+        ReadingOn() = default;
+        explicit ReadingOn(const Next& next) : first_(next.first + kAhead), second_(next.second + kAhead), lines_(kMost / 64) {}
+        // Asks for a line of each stream; false if there are no more.
+        bool some() {
+            if (lines_ == 0) return false;
+            __builtin_prefetch(first_), __builtin_prefetch(second_);
+            first_ += 64, second_ += 64, --lines_;
+            return true;
+        }
+
+      private:
+        static constexpr int64_t kMost = 16 << 10;  // of a stream: what a short wait has time for
+        const uint8_t *first_ = nullptr, *second_ = nullptr;
+        int64_t lines_ = 0;
+    };
     struct Scratch {
+        ReadingOn reading_on;
         Stream stream;
         Branches branches;
         Buffer<float> gate, gated, attention, logits;
@@ -205,6 +225,7 @@ class Model {
     void multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products, const Next& next);
     void queries_and_keys(const Lane& lane, const Layer& layer, const Layer* before);
     void after_attention(const Lane& lane, const Layer& layer);
+    void read_on(const Lane& lane, const Next& next);
     static Range part_of_gate(const Lane& lane, const Layer& layer);
     void gate_and_up(const Lane& lane, const Layer& layer);
     void multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, float* out,

@@ -111,15 +111,6 @@ void Pool::run(const Task& task) {
     }
 }
 
-void Pool::barrier(int thread) {
-    const uint32_t number = reached_[thread].value.load(std::memory_order_relaxed) + 1;
-    reached_[thread].value.store(number, std::memory_order_release);
-    for (int other = 0; other < threads_; ++other) {
-        // Another thread may already be one barrier further, so compare by distance.
-        await([&] { return static_cast<int32_t>(reached_[other].value.load(std::memory_order_acquire) - number) >= 0; });
-    }
-}
-
 void Pool::relax(int spins) {
     if (spins < kBarrierSpins) pause(); else std::this_thread::yield();
 }

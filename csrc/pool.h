@@ -36,13 +36,32 @@ class Pool {
     // Concurrent calls wait for each other.
     void run(const Task& task);
 
-    // Inside a task: waits until every thread has reached the same barrier.
-    void barrier(int thread);
+    // Inside a task: waits until every thread has reached the same barrier. Meanwhile calls meanwhile() as long as that has
+    // something to do, which it says.
+    template <typename Meanwhile>
+    void barrier(int thread, const Meanwhile& meanwhile) {
+        const uint32_t number = reached_[thread].value.load(std::memory_order_relaxed) + 1;
+        reached_[thread].value.store(number, std::memory_order_release);
+        for (int other = 0; other < threads_; ++other) {
+            // Another thread may already be one barrier further, so compare by distance.
+            const auto& reached = reached_[other].value;
+            await([&] { return static_cast<int32_t>(reached.load(std::memory_order_acquire) - number) >= 0; }, meanwhile);
+        }
+    }
+    void barrier(int thread) {
+        barrier(thread, [] { return false; });
+    }
 
     // Inside a task: waits until ready(), which another thread brings about.
+    template <typename Ready, typename Meanwhile>
+    static void await(const Ready& ready, const Meanwhile& meanwhile) {
+        for (int spins = 0; !ready();) {
+            if (!meanwhile()) relax(spins++);
+        }
+    }
     template <typename Ready>
     static void await(const Ready& ready) {
-        for (int spins = 0; !ready(); ++spins) relax(spins);
+        await(ready, [] { return false; });
     }
 
   private:
