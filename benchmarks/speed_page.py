@@ -89,14 +89,6 @@ def against(column: Column, peer: str | None) -> str:
     return f"{lead(column, peer):.2f}" if peer in measured(column) and OURS in measured(column) else ""
 
 
-def other_steps(column: Column, name: str) -> str:
-    """Of what was timed over fewer steps than now; columns that do not say had 24."""
-    if name not in BATCHES or OURS not in measured(column):
-        return ""
-    steps = column["engines"][OURS].get("steps", [24])[0]
-    return "" if steps == STEPS[BATCHES[name]] else f", {steps} steps"
-
-
 def timings(kept: Kept) -> Iterator[str]:
     yield "## Every model\n"
     yield "Tokens per second; load in seconds with a warm page cache; the most memory resident in MB.\n"
@@ -115,7 +107,7 @@ def timings(kept: Kept) -> Iterator[str]:
                     against(column, "llama.cpp") if timed else "",
                     f"{against(column, best)} ({NAMES[best]})" if best else "",
                     f"{share_of_roof(column):.0%}" if timed and OURS in measured(column) else "",
-                    column["when"] + other_steps(column, name),
+                    column["when"],
                 )
             )
         head = (
