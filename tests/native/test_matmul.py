@@ -21,7 +21,7 @@ K_QUANTS = (Type.Q4_K, Type.Q5_K, Type.Q6_K)
 TYPES = (*FLOATS, *NIBBLES, Type.Q8_0, *K_QUANTS)
 WITH_MIN = (Type.Q4_1, Type.Q5_1, Type.Q4_K, Type.Q5_K)
 
-BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 100)
+BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 49, 64, 100)
 HEIGHTS = (1, 15, 16, 17, 48, 100)
 
 # Relative L2 errors of a product, against float64.
