@@ -124,6 +124,13 @@ void Model::attention(const StepRows& rows, const Layer& layer, const Lane& lane
         const int32_t* table = rows.tables + int64_t{rows.slots[item.sequence]} * rows.table_width;
         return Blocks({layer.cache + item.kv_head * 2 * half, layer.block_bytes, half, table}, item, partition, shape.window);
     };
+    // Columns of attention's output that follow each other become ready for its matrix together.
+    Range done{};
+    const auto prepare_done = [&] {
+        if (done.begin == done.end) return;
+        const Activations kind = activations_of(layer.o.type);
+        matmul_.prepare(kind, lane.attended + done.begin, layer.o.cols, 1, layer.o.cols, {0, 1}, done, lane.joint[static_cast<int>(kind)]);
+    };
     const auto attend = [&](const AttentionItem& item, int begin, int end, const AttentionItem* next_item) {
         const int count = item.rows();
         ready_queries(layer, lane, item, queries);
@@ -168,9 +175,17 @@ void Model::attention(const StepRows& rows, const Layer& layer, const Lane& lane
             vector_.scale(whole.values + row * padded, 1.0f / whole.total[row], shape.head_dim,
                           lane.attended + token * layer.q.rows + head * shape.head_dim);
         }
+        if (!prepares_attended(lane, layer)) return;
+        const Range columns{int64_t{item.head} * shape.head_dim, int64_t{item.head + item.heads} * shape.head_dim};
+        if (columns.begin != done.end) {
+            prepare_done();
+            done.begin = columns.begin;
+        }
+        done.end = columns.end;
     };
     if (lane.walk == Walk::stretch) plan.each_of({lane.first, lane.first + lane.count}, attend);
     else plan.each(lane.thread, attend);
+    prepare_done();
 }
 
 }  // namespace membound

@@ -96,9 +96,14 @@ void Model::queries_and_keys(const Lane& lane, const Layer& layer, const Layer* 
 // A layer from its attention's output on, but for the last branch's join.
 void Model::after_attention(const Lane& lane, const Layer& layer) {
     finish(lane, Phase::attention);
-    prepare(lane, lane.attended, layer.o.cols, {&layer.o});
-    prepared(lane);
-    multiply(lane, lane.prepared, {{&layer.o, lane.out}}, streams(layer.gate, part_of_gate(lane, layer)));
+    const Next gate = streams(layer.gate, part_of_gate(lane, layer));
+    if (prepares_attended(lane, layer)) {
+        multiply(lane, lane.joint, {{&layer.o, lane.out}}, gate);
+    } else {
+        prepare(lane, lane.attended, layer.o.cols, {&layer.o});
+        prepared(lane);
+        multiply(lane, lane.prepared, {{&layer.o, lane.out}}, gate);
+    }
     finish(lane, Phase::output);
     in_groups(lane, [&](const Lane& group) {
         join(group, layer.o_bias, layer.post_attention_norm);
@@ -108,7 +113,7 @@ void Model::after_attention(const Lane& lane, const Layer& layer) {
     prepared(lane);
     gate_and_up(lane, layer);
     finish(lane, Phase::gate_up);
-    multiply(lane, lane.gated, {{&layer.down, lane.out}}, after_layer(lane, layer));
+    multiply(lane, lane.joint, {{&layer.down, lane.out}}, after_layer(lane, layer));
     finish(lane, Phase::down);
 }
 
@@ -147,7 +152,7 @@ void Model::Lane::take(Branches& branches) {
     v = branches.v.data();
     attended = branches.attended.data();
     out = branches.out.data();
-    for (int kind = 0; kind < kKinds; ++kind) gated[kind] = branches.gated[kind].data();
+    for (int kind = 0; kind < kKinds; ++kind) joint[kind] = branches.joint[kind].data();
 }
 
 // All rows of a step, or of the samples.
@@ -330,7 +335,7 @@ void Model::gate_and_up(const Lane& lane, const Layer& layer) {
         for (int64_t begin = 0; begin < lane.count; begin += kRowsTogether) {
             const int64_t end = std::min(begin + kRowsTogether, lane.count);
             activate(gate + begin * count, gated + begin * count, (end - begin) * count);
-            matmul_.prepare(kind, gated, count, lane.count, width, {begin, end}, columns, lane.gated[static_cast<int>(kind)]);
+            matmul_.prepare(kind, gated, count, lane.count, width, {begin, end}, columns, lane.joint[static_cast<int>(kind)]);
         }
     };
     share_tiles(lane, all_bytes(layer.gate) + all_bytes(layer.up), own, [&](Range some) {
@@ -347,6 +352,12 @@ void Model::multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prep
     const int64_t rows = std::min(some.end * kTileRows, matrix.rows) - some.begin * kTileRows;
     const Matrix part{matrix.type, rows, matrix.cols, matrix.data + some.begin * tile_bytes(matrix)};
     matmul_.multiply(part, 0, tiles(rows), prepared, m, out, rows, next);
+}
+
+// Whether whoever attends makes its heads ready for the output's matrix, instead of every thread all heads. Of several rows
+// the records would have lines that threads both write.
+bool Model::prepares_attended(const Lane& lane, const Layer& layer) {
+    return lane.walk == Walk::alone && lane.count == 1 && layer.attention.head_dim % 32 == 0;
 }
 
 // A branch joins the residual stream.

@@ -272,7 +272,7 @@ void Model::make_room(const StepRows& rows) {
         grow(branches.v, count * kv_width_);
         grow(branches.attended, count * query_width_);
         grow(branches.out, count * hidden_);
-        fit_prepared(branches.gated, count);
+        fit_prepared(branches.joint, count);
     };
     grow(stream_.x, n * hidden_);
     fit_inputs(stream_, std::max(shared, samples));

@@ -133,7 +133,7 @@ class Model {
     // What the branches make of it: (rows, elements).
     struct Branches {
         Buffer<float> q, k, v, attended, out;
-        Prepared gated;
+        Prepared joint;  // by whoever made a part of them: of gate and up, and where there is one row of attention's output
     };
     // Weights that a thread reads next, in two streams, beyond the lines that its last product asked for: fetched while it
     // waits for others, so that who is early at one barrier is early at the next.
@@ -175,7 +175,7 @@ class Model {
         Range rows;            // those of them that this thread keeps up
         int part, parts;       // of the matrices
         float *x = nullptr, *normed = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *attended = nullptr, *out = nullptr;
-        uint8_t *prepared[kKinds] = {}, *gated[kKinds] = {};
+        uint8_t *prepared[kKinds] = {}, *joint[kKinds] = {};
 
         void take(Stream& stream);
         void take(Branches& branches);
@@ -223,6 +223,7 @@ class Model {
     static Next beginning(const Lane& lane, std::initializer_list<Product> products);
     Next after_layer(const Lane& lane, const Layer& layer) const;
     void multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products, const Next& next);
+    static bool prepares_attended(const Lane& lane, const Layer& layer);
     void queries_and_keys(const Lane& lane, const Layer& layer, const Layer* before);
     void after_attention(const Lane& lane, const Layer& layer);
     void read_on(const Lane& lane, const Next& next);
