@@ -7,7 +7,6 @@ namespace {
 #include "lanes_avx512.inc"
 #include "record.inc"
 #include "quantize_avx512.inc"
-#include "quantizing.inc"
 #include "prepare.inc"
 #include "matmul.inc"
 #include "pairs.inc"

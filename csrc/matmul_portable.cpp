@@ -9,7 +9,6 @@ namespace {
 #include "record.inc"
 #include "quantize.inc"
 #include "pairs_fma.inc"
-#include "quantizing.inc"
 #include "prepare.inc"
 #include "matmul.inc"
 #include "pairs.inc"
