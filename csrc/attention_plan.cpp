@@ -6,6 +6,14 @@
 
 namespace membound {
 
+namespace {
+
+// Query rows of an item where there are few, and items per thread from which on they have more: the more, the less often keys
+// and values become F32.
+constexpr int64_t kFewQueryRows = 96, kItemsPerThread = 4;
+
+}  // namespace
+
 int64_t AttentionPlan::partial_floats(const AttentionItem& item) const {
     return int64_t{item.rows()} * (2 + padded_head(shape_.head_dim));
 }
@@ -14,7 +22,9 @@ void AttentionPlan::make(const StepRows& rows, int threads, int64_t height) {
     items_.clear();
     const int group = shape_.heads / shape_.kv_heads;
     const int heads_together = std::min(group, kQueryRows);
-    const int64_t tokens_together = kQueryRows / heads_together;
+    const int64_t query_rows =
+        std::clamp<int64_t>(rows.rows * shape_.heads / (kItemsPerThread * threads), kFewQueryRows, kQueryRows);
+    const int64_t tokens_together = std::max<int64_t>(query_rows / heads_together, 1);
     int64_t units = 0;
     std::vector<int64_t> costs;  // before each unit
     int64_t cost = 0;

@@ -16,7 +16,7 @@ constexpr int kBlockTokens = 16;
 constexpr int kPartitionTokens = 256;
 constexpr int kPartitionBlocks = kPartitionTokens / kBlockTokens;
 // Query rows (tokens × heads that share a KV head) that attention takes at once.
-constexpr int kQueryRows = 96;
+constexpr int kQueryRows = 192;
 
 enum class KvType : uint32_t { f32, f16, bf16 };
 
