@@ -9,6 +9,7 @@ namespace membound::amx {
 namespace {
 #include "lanes_avx512.inc"
 #include "prepare.inc"
+constexpr bool kRaisedWeights = false;  // they keep their types' offsets
 #include "matmul.inc"
 #include "unpack_amx.inc"
 #include "pairs_amx.inc"

@@ -10,6 +10,7 @@ namespace {
 #include "quantize.inc"
 #include "pairs_fma.inc"
 #include "prepare.inc"
+constexpr bool kRaisedWeights = false;  // they keep their types' offsets
 #include "matmul.inc"
 #include "pairs.inc"
 #include "panel.inc"

@@ -8,6 +8,8 @@ namespace {
 #include "record.inc"
 #include "quantize_avx512.inc"
 #include "prepare.inc"
+// Weights of five, six and eight bits get an offset of 128.
+constexpr bool kRaisedWeights = true;
 #include "matmul.inc"
 #include "pairs.inc"
 #include "panel.inc"
