@@ -12,8 +12,8 @@ namespace {
 // Logits of which only the greatest are wanted are computed so many at a time: while they are in the cache.
 constexpr int64_t kLogitsTogether = 32768;
 
-// Bytes of weights times rows from which threads help each other out: some 50 µs of work for one.
-constexpr int64_t kWorthSharing = 3 << 20;
+// Bytes of weights times rows from which threads help each other out: some 80 µs of work for one.
+constexpr int64_t kWorthSharing = 8 << 20;
 
 // Rows that pass through several operations together, so that they stay in the cache; what matrix products group.
 constexpr int64_t kRowsTogether = 16;
