@@ -50,7 +50,7 @@ class PackedMatrix {
         nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
         for (int part = 0; part < parts; ++part) {
             const Range range = share(tiles(matrix_.rows), part, parts);
-            kernels_->multiply(matrix_, range.begin, range.end, prepared.data(), m, out, matrix_.rows, {});
+            kernels_->multiply(matrix_, range.begin, range.end, prepared.data(), m, true, out, matrix_.rows, {});
         }
         return Result(out, {static_cast<size_t>(m), static_cast<size_t>(matrix_.rows)}, owner);
     }
@@ -61,7 +61,7 @@ class PackedMatrix {
         Buffer<float> out(static_cast<size_t>(m * matrix_.rows));
         const auto start = std::chrono::steady_clock::now();
         for (int i = 0; i < rounds; ++i) {
-            kernels_->multiply(matrix_, 0, tiles(matrix_.rows), prepared.data(), m, out.data(), matrix_.rows, {});
+            kernels_->multiply(matrix_, 0, tiles(matrix_.rows), prepared.data(), m, true, out.data(), matrix_.rows, {});
         }
         return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }

@@ -284,6 +284,7 @@ Next Model::beginning(const Lane& lane, std::initializer_list<Product> products)
 void Model::multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products, const Next& next) {
     const Range own = part_of(lane, products);
     share_tiles(lane, bytes_of(products), own, [&](Range some) {
+        bool fresh = lane.walk == Walk::shared && some.begin == own.begin;
         const bool whole = some.begin == own.begin && some.end == own.end;
         for (const Product* product = products.begin(); product != products.end(); ++product) {
             const Matrix& matrix = *product->matrix;
@@ -299,7 +300,8 @@ void Model::multiply(const Lane& lane, uint8_t* const* prepared, std::initialize
                 read_on(lane, next);
             }
             matmul_.multiply(matrix, here.begin, here.end, prepared[static_cast<int>(activations_of(matrix.type))], lane.count,
-                             product->out, matrix.rows, then);
+                             fresh, product->out, matrix.rows, then);
+            fresh = false;
         }
     });
 }
@@ -325,12 +327,13 @@ void Model::gate_and_up(const Lane& lane, const Layer& layer) {
     const auto gate_tiles = [&](Range some) {
         const Range columns{some.begin * kTileRows, std::min(some.end * kTileRows, width)};
         const int64_t count = columns.end - columns.begin;
-        const auto product = [&](const Matrix& matrix, float* out, const Next& next) {
-            multiply_tiles(matrix, some, lane.prepared[static_cast<int>(activations_of(matrix.type))], lane.count, out, next);
+        const auto product = [&](const Matrix& matrix, bool fresh, float* out, const Next& next) {
+            const uint8_t* prepared = lane.prepared[static_cast<int>(activations_of(matrix.type))];
+            multiply_tiles(matrix, some, prepared, lane.count, fresh, out, next);
         };
-        product(layer.gate, gate, streams(layer.up, some));
+        product(layer.gate, lane.walk == Walk::shared && some.begin == own.begin, gate, streams(layer.up, some));
         const Next next = some.end == own.end ? beginning(lane, {{&layer.down, lane.out}}) : Next{};
-        product(layer.up, gated, next);
+        product(layer.up, false, gated, next);
         read_on(lane, next);
         for (int64_t begin = 0; begin < lane.count; begin += kRowsTogether) {
             const int64_t end = std::min(begin + kRowsTogether, lane.count);
@@ -347,11 +350,11 @@ void Model::gate_and_up(const Lane& lane, const Layer& layer) {
 }
 
 // Some tiles of a matrix as one of their own: out is (m, their rows).
-void Model::multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, float* out,
+void Model::multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, bool fresh, float* out,
                            const Next& next) const {
     const int64_t rows = std::min(some.end * kTileRows, matrix.rows) - some.begin * kTileRows;
     const Matrix part{matrix.type, rows, matrix.cols, matrix.data + some.begin * tile_bytes(matrix)};
-    matmul_.multiply(part, 0, tiles(rows), prepared, m, out, rows, next);
+    matmul_.multiply(part, 0, tiles(rows), prepared, m, fresh, out, rows, next);
 }
 
 // Whether whoever attends makes its heads ready for the output's matrix, instead of every thread all heads. Of several rows
@@ -406,7 +409,7 @@ void Model::greatest_logits(const Lane& lane) {
     Greatest* greatest = greatest_.data() + lane.part * samples;
     std::fill(greatest, greatest + samples, Greatest{-std::numeric_limits<float>::infinity(), 0});
     const auto look = [&](Range some) {
-        multiply_tiles(head_, some, lane.prepared[static_cast<int>(activations_of(head_.type))], samples, logits.data(), {});
+        multiply_tiles(head_, some, lane.prepared[static_cast<int>(activations_of(head_.type))], samples, false, logits.data(), {});
         const int64_t begin = some.begin * kTileRows, count = std::min(some.end * kTileRows, vocab_) - begin;
         for (int64_t sample = 0; sample < samples; ++sample) {
             const float* row = logits.data() + sample * count;

@@ -77,9 +77,10 @@ struct MatmulKernels {
                     uint8_t* buffer);
 
     // out[i][r] for all m rows of the prepared activations and the matrix rows r of the tiles [tile_begin, tile_end);
-    // rows of `out` stand `ldo` floats apart. The first lines of `next` are fetched meanwhile.
+    // rows of `out` stand `ldo` floats apart. `fresh` activations have not been read since other threads too made them: they
+    // are asked for ahead of their use. The first lines of `next` are fetched meanwhile.
     void (*multiply)(const Matrix& matrix, int64_t tile_begin, int64_t tile_end, const uint8_t* activations, int64_t m,
-                     float* out, int64_t ldo, const Next& next);
+                     bool fresh, float* out, int64_t ldo, const Next& next);
 };
 
 const MatmulKernels& matmul_portable();

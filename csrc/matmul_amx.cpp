@@ -21,10 +21,10 @@ void prepare_rows(Activations kind, const float* x, int64_t ldx, int64_t m, int6
 }
 
 void multiply_matrix(const Matrix& matrix, int64_t tile_begin, int64_t tile_end, const uint8_t* activations, int64_t m,
-                     float* out, int64_t ldo, const Next& next) {
+                     bool fresh, float* out, int64_t ldo, const Next& next) {
     const bool on_tiles = activations_of(matrix.type) != Activations::floats;
     if (on_tiles) multiply_pairs(matrix, tile_begin, tile_end, activations, m, out, ldo);
-    else matmul_avx512().multiply(matrix, tile_begin, tile_end, activations, m, out, ldo, next);
+    else matmul_avx512().multiply(matrix, tile_begin, tile_end, activations, m, fresh, out, ldo, next);
 }
 
 const MatmulKernels kernels = {prepare_rows, multiply_matrix};

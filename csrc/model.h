@@ -229,7 +229,7 @@ class Model {
     void read_on(const Lane& lane, const Next& next);
     static Range part_of_gate(const Lane& lane, const Layer& layer);
     void gate_and_up(const Lane& lane, const Layer& layer);
-    void multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, float* out,
+    void multiply_tiles(const Matrix& matrix, Range some, const uint8_t* prepared, int64_t m, bool fresh, float* out,
                         const Next& next) const;
     void join(const Lane& lane, const Vector& bias, const Vector& post_norm);
     void head(const StepRows& rows, const Lane& lane);
