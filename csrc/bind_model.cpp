@@ -2,6 +2,7 @@
 #include "bind_model.h"
 
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 
@@ -155,6 +156,33 @@ nb::object step(Model& model, const Ids& tokens, const Ids& starts, const Ids& f
     return nb::make_tuple(ids, reports);
 }
 
+// Sequences that decode greedily: each has one row, and its next token is the one chosen for it.
+struct DecodingRows {
+    Ids tokens, first_positions, slots, starts, sample_rows;
+
+    DecodingRows(Ids first_tokens, Ids positions, Ids table_rows)
+        : tokens(std::move(first_tokens)), first_positions(std::move(positions)), slots(std::move(table_rows)),
+          starts(tokens.size() + 1), sample_rows(tokens.size()) {
+        std::iota(starts.begin(), starts.end(), 0);
+        std::iota(sample_rows.begin(), sample_rows.end(), 0);
+    }
+};
+
+nb::list decode(Model& model, DecodingRows& decoding, const Ints2& tables) {
+    const StepRows rows = rows_of(decoding.tokens, decoding.starts, decoding.first_positions, decoding.slots, tables,
+                                  decoding.sample_rows);
+    Ids chosen(rows.samples);
+    {
+        const nb::gil_scoped_release release;
+        model.sample(rows, {}, chosen.data(), nullptr);
+    }
+    nb::list ids;
+    for (int32_t id : chosen) ids.append(id);
+    decoding.tokens = std::move(chosen);
+    for (int32_t& position : decoding.first_positions) ++position;
+    return ids;
+}
+
 nb::object logits(Model& model, const Ids& tokens, const Ids& starts, const Ids& first_positions, const Ids& slots,
                   const Ints2& tables, const Ids& sample_rows) {
     const StepRows rows = rows_of(tokens, starts, first_positions, slots, tables, sample_rows);
@@ -206,11 +234,15 @@ void bind_model(nb::module_& m) {
         });
     m.def("sample", &sample_logits, nb::arg("settings"), nb::arg("position"), nb::arg("logits"), nb::arg("isa") = "");
 
+    nb::class_<DecodingRows>(m, "DecodingRows")
+        .def(nb::init<Ids, Ids, Ids>(), nb::arg("tokens"), nb::arg("positions"), nb::arg("slots"));
+
     nb::class_<Model>(m, "Model")
         .def(nb::new_(&make_model), nb::arg("spec"), nb::arg("blocks"), nb::arg("kv_type") = "f16",
              nb::arg("threads") = 0, nb::arg("isa") = "", nb::arg("progress") = nb::none())
         .def("step", &step, nb::arg("tokens"), nb::arg("starts"), nb::arg("first_positions"), nb::arg("slots"),
              nb::arg("tables"), nb::arg("sample_rows"), nb::arg("settings") = nb::none())
+        .def("decode", &decode, nb::arg("rows"), nb::arg("tables"))
         .def("logits", &logits, nb::arg("tokens"), nb::arg("starts"), nb::arg("first_positions"), nb::arg("slots"),
              nb::arg("tables"), nb::arg("sample_rows"))
         .def("explain", [](Model& self, bool counting) { self.explain(counting); }, nb::arg("counting"))

@@ -113,6 +113,11 @@ class ModelSpec(TypedDict):
     output_norm: npt.NDArray[np.float32]
     layers: list[LayerSpec]
 
+class DecodingRows:
+    """One row of each sequence that decodes greedily, and where its blocks stand in the tables."""
+
+    def __init__(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> None: ...
+
 class Model:
     """A model in memory: its weights packed, a KV cache in blocks of 16 tokens, and the threads that run it.
 
@@ -146,6 +151,9 @@ class Model:
 
         The reports come with settings only; those of rows that did not ask are empty.
         """
+
+    def decode(self, rows: DecodingRows, tables: Ints) -> list[int]:
+        """Chooses each row's next token greedily; the rows are then those after them."""
 
     def logits(
         self,

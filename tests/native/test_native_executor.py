@@ -106,6 +106,31 @@ def test_thirty_two_at_once_are_as_each_alone(weights: Weights) -> None:
         assert completion.token_ids == alone.token_ids
 
 
+def test_greedy_requests_may_come_and_go(tmp_path: Path) -> None:
+    """What decodes again as it did in the step before is not looked at anew; what changes has to be."""
+    weights = open_weights(write_gguf(tmp_path / "m.gguf", small_architecture("qwen3")))
+    executor = NativeExecutor(weights, blocks=9, threads=2)  # some must give way
+    engine = Engine(Scheduler(9, max_step_tokens=48, max_running=4, prefix_reuse=False), executor, Wall())
+    arrivals = {0: (5, 60), 2: (40, 30), 19: (17, 45), 20: (1, 50), 41: (33, 20)}
+    requests = []
+    step = 0
+    while engine.busy or step == 0:
+        if step in arrivals:
+            length, most = arrivals[step]
+            requests.append(engine.add(prompt(length, step), Sampling(max_tokens=most)))
+        if step == 30:
+            engine.abort(requests[2])
+        engine.step()
+        step += 1
+    assert len(requests) == len(arrivals)
+    assert engine.scheduler.preemptions
+    alone = NativeExecutor(weights, blocks=12, threads=1)
+    for request in requests:
+        known = request.tokens
+        logits = alone.logits(known[:-1])[request.prompt_length - 1 :]
+        assert [int(np.argmax(row)) for row in logits] == known[request.prompt_length :]
+
+
 def test_two_engines_on_one_cache_take_turns(weights: Weights) -> None:
     """Each with blocks of its own, step by step; and logits are the same on both."""
     sampling = Sampling(max_tokens=20, temperature=0.9, seed=5)

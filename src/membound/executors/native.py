@@ -6,6 +6,7 @@ import copy
 import mmap
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -78,6 +79,7 @@ class NativeExecutor:
         self._first_block = first_block  # of the core's cache, which is block 0 here
         self._slots: dict[Request, _Slot] = {}
         self._free: list[int] = []
+        self._batch: _Batch | None = None  # the last step, if all decoded greedily
         self._tables: Ints = np.zeros((0, 0), np.int32)
 
     def on_blocks(self, first: int, count: int) -> NativeExecutor:
@@ -91,6 +93,20 @@ class NativeExecutor:
 
     def execute(self, step: Step, now: float, until: float) -> Outcome:
         """Runs the step once."""
+        batch, self._batch = self._batch, None  # it goes on if nothing fails
+        if batch is None or step.chunks or step.running != batch.requests:
+            return self._execute_anew(step, now)
+        for request in step.grown:
+            self._slot(request)
+        return self._decode(batch, now)
+
+    def _decode(self, batch: _Batch, now: float) -> Outcome:
+        ids = self.core.decode(batch.rows, self._tables)
+        self._batch = batch
+        return Outcome(now, tokens=dict(zip(batch.requests, [[id] for id in ids], strict=True)))
+
+    def _execute_anew(self, step: Step, now: float) -> Outcome:
+        """A step that is not the one before with a token more each."""
         for request in step.preempted:
             self._release(request)
         if len(self._slots) > 2 * len(step.running) + 16:
@@ -124,8 +140,11 @@ class NativeExecutor:
             sampling.append(request)
             settings.append(slot.settings_now(request))
 
+        asking = any(settings)
+        if not step.chunks and not asking:
+            return self._decode(_Batch(list(step.running), _core.DecodingRows(tokens, firsts, slots)), now)
         ids, reports = self.core.step(
-            tokens, starts, firsts, slots, self._tables, sample_rows, settings if any(settings) else None
+            tokens, starts, firsts, slots, self._tables, sample_rows, settings if asking else None
         )
         logprobs = None
         if reports is not None:
@@ -175,6 +194,14 @@ class NativeExecutor:
         tables[:old_rows, :old_width] = self._tables
         self._tables = tables
         self._free += range(len(tables) - 1, old_rows - 1, -1)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Requests that decode greedily together, step after step, and are not looked at meanwhile."""
+
+    requests: list[Request]
+    rows: _core.DecodingRows
 
 
 class _Slot:

@@ -96,7 +96,7 @@ def watched(test: SpeedTest, codec: Codec, watch: Watch) -> Iterator[None]:
     )
     engine.executor = cast(NativeExecutor, Timed(watch, executor, {"execute": "rows"}))
     engine.codec = cast(Codec, _TimedCodec(codec, watch))
-    executor.core = cast(_core.Model, Timed(watch, core, {"step": "binding"}))
+    executor.core = cast(_core.Model, Timed(watch, core, {"step": "binding", "decode": "binding"}))
     try:
         yield
     finally:

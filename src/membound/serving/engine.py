@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from membound.errors import InputError, MemboundError
 from membound.serving.clock import Clock
@@ -67,8 +67,7 @@ class Completion:
         return (self.token_times[-1] - self.token_times[0]) / (count - 1) if count > 1 else None
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
+class StepRecord(NamedTuple):
     """One executed step, as the roofline needs it."""
 
     began: float  # seconds, on the engine's clock
@@ -192,7 +191,7 @@ class Engine:
             return []
         step.repeat = 1  # new requests may come at any time
         chunks = tuple((count, request.computed) for request, count in step.chunks)
-        decodes = tuple([request.length - 1 for request in step.decoding()])
+        decodes = self.scheduler.cached_tokens(step)
         began = self.clock.now()
         for request, _ in step.chunks:
             if request.admitted is None:

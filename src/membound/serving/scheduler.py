@@ -149,7 +149,7 @@ class Scheduler:
             context[windowed.window], growth[windowed.window] = windowed.total, windowed.growing
         repeat = 1 if chunks or preempted else self._repeatable(budget)
         tokens = self.max_step_tokens - budget
-        step = Step(chunks, self.running, self._decodes, context, growth, preempted, tokens, repeat)
+        step = Step(chunks, self.running, self._decodes, context, growth, preempted, tokens, repeat, bucket)
         self._step = step
         return step
 
@@ -361,6 +361,11 @@ class Scheduler:
                 break
             shared.append(block)
         return shared
+
+    def cached_tokens(self, step: Step) -> tuple[int, ...]:
+        """How many each caught-up request has before the step, in running order."""
+        steps = self._count.steps
+        return tuple([steps - request.offset for request in step.decoding()])
 
     def cached_blocks(self, request: Request) -> int:
         """How many of its leading blocks are in the cache now."""

@@ -35,6 +35,8 @@ class Step:
     """Computed by one run of the step."""
     repeat: int = 1
     """Permission to run up to this many such steps at once; more than 1 only without chunks."""
+    grown: Collection[Request] = ()
+    """The caught-up requests that have a block more than before."""
 
     def decoding(self) -> Iterator[Request]:
         """The caught-up requests, in running order."""
