@@ -91,7 +91,8 @@ def against(column: Column, peer: str | None) -> str:
 
 def timings(kept: Kept) -> Iterator[str]:
     yield "## Every model\n"
-    yield "Tokens per second; load in seconds with a warm page cache; the most memory resident in MB.\n"
+    yield "Tokens per second; load in seconds with the file in the page cache and memory that is free; the"
+    yield "most memory resident in MB.\n"
     for model, found in kept.items():
         rows = []
         for name in ("prefill", "b1", "b8", "b32", "load", "memory"):
