@@ -46,6 +46,14 @@ Arena::~Arena() {
     if (mapped_) munmap(mapped_, mapped_size_);
 }
 
+void Arena::ready([[maybe_unused]] size_t offset, [[maybe_unused]] size_t bytes) const {
+#ifdef MADV_POPULATE_WRITE
+    constexpr size_t kPage = 4096;
+    const size_t begin = offset / kPage * kPage;
+    madvise(data_ + begin, offset + bytes - begin, MADV_POPULATE_WRITE);  // what it refuses comes when it is touched
+#endif
+}
+
 Arena::Arena(Arena&& other) noexcept { *this = std::move(other); }
 
 Arena& Arena::operator=(Arena&& other) noexcept {

@@ -19,6 +19,9 @@ class Arena {
     Arena(Arena&& other) noexcept;
     Arena& operator=(Arena&& other) noexcept;
 
+    // Has the system give some of the memory now, where it can do so ahead of the first touch.
+    void ready(size_t offset, size_t bytes) const;
+
     uint8_t* data() const { return data_; }
     size_t size() const { return size_; }
     Pages pages() const { return pages_; }

@@ -245,11 +245,14 @@ void bind_model(nb::module_& m) {
         .def("decode", &decode, nb::arg("rows"), nb::arg("tables"))
         .def("logits", &logits, nb::arg("tokens"), nb::arg("starts"), nb::arg("first_positions"), nb::arg("slots"),
              nb::arg("tables"), nb::arg("sample_rows"))
+        .def("ready_blocks", &Model::ready_blocks, nb::arg("layer"), nb::arg("first"), nb::arg("count"),
+             nb::call_guard<nb::gil_scoped_release>())
         .def("explain", [](Model& self, bool counting) { self.explain(counting); }, nb::arg("counting"))
         .def("phase_seconds", [](const Model& self) { return self.phase_seconds(); })
         .def_prop_ro("vocab", [](const Model& self) { return self.vocab(); })
         .def_prop_ro("threads", [](const Model& self) { return self.threads(); })
         .def_prop_ro("isa", [](const Model& self) { return std::string(name(self.isa())); })
+        .def_prop_ro("layers", [](const Model& self) { return self.layers(); })
         .def_prop_ro("blocks", [](const Model& self) { return self.blocks(); })
         .def_prop_ro("kv_bytes", [](const Model& self) { return self.kv_bytes(); })
         .def_prop_ro("weight_bytes", [](const Model& self) { return self.weight_bytes(); })

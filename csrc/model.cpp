@@ -342,6 +342,14 @@ void Model::logits(const StepRows& rows, float* out) {
     std::copy_n(logits_.data(), rows.samples * vocab_, out);
 }
 
+void Model::ready_blocks(int64_t layer, int64_t first, int64_t count) const {
+    if (layer < 0 || layer >= layers()) refuse("there is no such layer");
+    if (first < 0 || count < 0 || first > blocks_ || count > blocks_ - first) refuse("there are no such blocks");
+    const Layer& its = layers_[layer];
+    const int64_t offset = its.cache - cache_.data() + first * its.block_bytes;
+    cache_.ready(static_cast<size_t>(offset), static_cast<size_t>(count * its.block_bytes));
+}
+
 void Model::sample(const StepRows& rows, const std::vector<const RowSampling*>& settings, int32_t* out,
                    std::vector<RowLogprobs>* logprobs) {
     const auto plain = [](const RowSampling* row) { return !row || row->plain(); };

@@ -86,6 +86,10 @@ class Model {
     void sample(const StepRows& rows, const std::vector<const RowSampling*>& settings, int32_t* out,
                 std::vector<RowLogprobs>* logprobs);
 
+    // Has the system give the memory of some blocks of a layer's cache, which steps may use meanwhile. Throws
+    // std::invalid_argument for what is not there.
+    void ready_blocks(int64_t layer, int64_t first, int64_t count) const;
+
     // Counts the time of steps by phase from now on, from zero, or no longer. Not while a step runs.
     void explain(bool counting);
     // Seconds by phase, one entry per thread, of the steps since `explain`; none unless it is counting.
@@ -94,6 +98,7 @@ class Model {
     int64_t vocab() const { return vocab_; }
     int threads() const { return pool_.threads(); }
     Isa isa() const { return isa_; }
+    int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
     int64_t blocks() const { return blocks_; }
     KvType kv_type() const { return kv_type_; }
     int64_t kv_bytes() const { return static_cast<int64_t>(cache_.size()); }

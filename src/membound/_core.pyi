@@ -152,6 +152,9 @@ class Model:
         The reports come with settings only; those of rows that did not ask are empty.
         """
 
+    def ready_blocks(self, layer: int, first: int, count: int) -> None:
+        """Has the system give the memory of some blocks of a layer's cache now; ValueError for others."""
+
     def decode(self, rows: DecodingRows, tables: Ints) -> list[int]:
         """Chooses each row's next token greedily; the rows are then those after them."""
 
@@ -181,6 +184,8 @@ class Model:
     def threads(self) -> int: ...
     @property
     def isa(self) -> str: ...
+    @property
+    def layers(self) -> int: ...
     @property
     def blocks(self) -> int: ...
     @property

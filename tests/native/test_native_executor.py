@@ -131,6 +131,34 @@ def test_greedy_requests_may_come_and_go(tmp_path: Path) -> None:
         assert [int(np.argmax(row)) for row in logits] == known[request.prompt_length :]
 
 
+def test_memory_of_the_cache_is_readied_ahead(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = NativeExecutor(weights, blocks=1000, threads=1)
+    block_bytes = executor.core.kv_bytes // executor.core.blocks
+    monkeypatch.setattr("membound.executors.native.READY_BYTES", 300 * block_bytes)
+
+    def turns() -> int:
+        return sum(1 for _ in iter(executor.ready_ahead, False))
+
+    assert turns() == 3 * executor.core.layers  # 128 blocks at a time
+    assert turns() == 0
+    engine = Engine(Scheduler(1000), executor, Wall())
+    (completion,) = engine.generate([prompt(2000, 1)], Sampling(max_tokens=3))
+    assert turns() == executor.core.layers  # 126 blocks of it were used
+    (alone,) = Engine(Scheduler(200), NativeExecutor(weights, blocks=200, threads=1), Wall()).generate(
+        [prompt(2000, 1)], Sampling(max_tokens=3)
+    )
+    assert completion.token_ids == alone.token_ids
+    for layer, first, count in (
+        (-1, 0, 1),
+        (executor.core.layers, 0, 1),
+        (0, -1, 1),
+        (0, 999, 2),
+        (0, 0, -1),
+    ):
+        with pytest.raises(ValueError, match=r"there (is|are) no such"):
+            executor.core.ready_blocks(layer, first, count)
+
+
 def test_two_engines_on_one_cache_take_turns(weights: Weights) -> None:
     """Each with blocks of its own, step by step; and logits are the same on both."""
     sampling = Sampling(max_tokens=20, temperature=0.9, seed=5)

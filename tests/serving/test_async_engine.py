@@ -1,6 +1,7 @@
 """Streams: concurrent, cancelled, refused, closed."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 
@@ -152,6 +153,25 @@ def test_closing_ends_streams_and_refuses_more() -> None:
             await collect(server, [1], 1)
 
     asyncio.run(main())
+
+
+def test_while_nobody_asks_idle_work_is_done_to_its_end() -> None:
+    left, done = [3], threading.Event()
+
+    def idle() -> bool:
+        left[0] -= 1
+        if left[0] <= 0:
+            done.set()
+        return left[0] > 0
+
+    server = AsyncEngine(Engine(Scheduler(64), Slow(), Wall()), idle)
+    assert done.wait(10)
+    done.clear()
+    left[0] = 2
+    assert len(asyncio.run(collect(server, [1], 4))) == 4
+    assert done.wait(10)
+    server.close()
+    assert left == [0]
 
 
 def test_an_engine_that_breaks_says_so() -> None:

@@ -88,6 +88,7 @@ def serve_command(options: ServeOptions) -> None:
         ruler_of(llm, options.threads).roof(),
         settings,
         Guide(llm.tokenizer, llm.weights.architecture.vocab) if options.structured_outputs else None,
+        idle=llm.executor.ready_ahead,
     )
     run(served, listener)
 

@@ -26,6 +26,8 @@ KvType = Literal["f32", "f16", "bf16"]
 KV_BYTES: dict[KvType, int] = {"f32": 4, "f16": 2, "bf16": 2}  # of one cached element
 FLOAT_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
 FEW_SEQUENCES = 2  # up to which reading integers is quicker than tile registers
+READY_BYTES = 512 << 20  # of the cache that are the system's no more before a sequence needs them
+READY_BLOCKS = 128  # of a layer readied at a time: some milliseconds
 DROP_BYTES = 32 << 20  # of packed weights after which the file's pages are given back
 
 
@@ -79,6 +81,9 @@ class NativeExecutor:
         self._first_block = first_block  # of the core's cache, which is block 0 here
         self._slots: dict[Request, _Slot] = {}
         self._free: list[int] = []
+        self._used = 0  # blocks that sequences had so far, as those of low numbers come first
+        self._ready = 0  # blocks whose memory is there in all layers, and layers that have the next ones too
+        self._ready_layers = 0
         self._batch: _Batch | None = None  # the last step, if all decoded greedily
         self._tables: Ints = np.zeros((0, 0), np.int32)
 
@@ -156,6 +161,21 @@ class NativeExecutor:
         chosen_ids = {request: [id] for request, id in zip(sampling, ids, strict=True)}
         return Outcome(now, tokens=chosen_ids, logprobs=logprobs or None)
 
+    def ready_ahead(self) -> bool:
+        """Has the system give a little of the cache's memory, when there is nothing else to do: a sequence
+        waits milliseconds for a page of it. False once enough is there beyond what was used so far.
+        """
+        ahead = READY_BYTES // (self.core.kv_bytes // self.core.blocks)
+        if self._ready >= min(self.blocks, self._used + ahead):
+            return False
+        count = min(READY_BLOCKS, self.blocks - self._ready)
+        self.core.ready_blocks(self._ready_layers, self._first_block + self._ready, count)
+        self._ready_layers += 1
+        if self._ready_layers == self.core.layers:
+            self._ready += count
+            self._ready_layers = 0
+        return True
+
     def logits(self, tokens: Sequence[int], *, last: bool = False) -> NDArray[np.float32]:
         """A sequence from its start, alone and outside any request: (tokens or 1, vocab).
 
@@ -180,6 +200,7 @@ class NativeExecutor:
                 self._grow(width=max(16, 2 * len(blocks)))
             new = np.array(blocks[slot.count :], np.int32)
             self._tables[slot.row, slot.count : len(blocks)] = new + self._first_block
+            self._used = max(self._used, 1 + int(new.max()))
             slot.count = len(blocks)
         return slot
 

@@ -81,15 +81,25 @@ class Served:
         settings: Settings,
         guide: Guide | None = None,
         about: str = "native kernels on this machine",
+        idle: Callable[[], bool] | None = None,
     ) -> "Served":
-        """Put together and started: the engine's thread waits for requests."""
+        """Put together and started: the engine's thread waits for requests, and calls `idle` meanwhile."""
         metrics = Metrics(settings.metrics_prefix, name)
         ledger = Ledger(engine.clock.now, metrics)
         monitor = Monitor(engine, meter, roof)
         vocabulary = engine.vocabulary
         assert vocabulary is not None
         served = cls(
-            name, AsyncEngine(engine), text, vocabulary, settings, ledger, monitor, metrics, guide, about
+            name,
+            AsyncEngine(engine, idle),
+            text,
+            vocabulary,
+            settings,
+            ledger,
+            monitor,
+            metrics,
+            guide,
+            about,
         )
         metrics.watch(engine.scheduler, monitor, lambda: (served.lag_s(), served.late_s))
         return served

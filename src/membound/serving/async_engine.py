@@ -141,8 +141,10 @@ class _Inlet:
 class AsyncEngine:
     """Runs the steps of `engine` in one worker thread, which alone touches it from then on."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, idle: Callable[[], bool] | None = None) -> None:
+        """`idle` does a little work, some milliseconds, while no request is there; False if none is left."""
         self.engine = engine
+        self._idle = idle
         self._condition = threading.Condition()
         self._inbox: list[Callable[[], None]] = []  # what to do before the next step
         self._streams: dict[Request, tuple[Stream, int]] = {}
@@ -226,9 +228,18 @@ class AsyncEngine:
 
     def _take_inbox(self) -> bool:
         """Wait for work; False when closed."""
+        idle = self._idle
         with self._condition:
             while not (self._inbox or self.engine.busy or self._closed):
-                self._condition.wait()
+                if idle is None:
+                    self._condition.wait()
+                    continue
+                self._condition.release()
+                try:
+                    if not idle():
+                        idle = None
+                finally:
+                    self._condition.acquire()
             if self._closed:
                 return False
             actions, self._inbox = self._inbox, []
