@@ -168,7 +168,7 @@ struct DecodingRows {
     }
 };
 
-nb::list decode(Model& model, DecodingRows& decoding, const Ints2& tables) {
+Ids decode(Model& model, DecodingRows& decoding, const Ints2& tables) {
     const StepRows rows = rows_of(decoding.tokens, decoding.starts, decoding.first_positions, decoding.slots, tables,
                                   decoding.sample_rows);
     Ids chosen(rows.samples);
@@ -176,11 +176,8 @@ nb::list decode(Model& model, DecodingRows& decoding, const Ints2& tables) {
         const nb::gil_scoped_release release;
         model.sample(rows, {}, chosen.data(), nullptr);
     }
-    nb::list ids;
-    for (int32_t id : chosen) ids.append(id);
-    decoding.tokens = std::move(chosen);
     for (int32_t& position : decoding.first_positions) ++position;
-    return ids;
+    return decoding.tokens = std::move(chosen);
 }
 
 nb::object logits(Model& model, const Ids& tokens, const Ids& starts, const Ids& first_positions, const Ids& slots,

@@ -82,8 +82,7 @@ class NativeExecutor:
         self._slots: dict[Request, _Slot] = {}
         self._free: list[int] = []
         self._used = 0  # blocks that sequences had so far, as those of low numbers come first
-        self._ready = 0  # blocks whose memory is there in all layers, and layers that have the next ones too
-        self._ready_layers = 0
+        self._readied = 0  # times that memory was readied: of some blocks, layer by layer, then of the next
         self._batch: _Batch | None = None  # the last step, if all decoded greedily
         self._tables: Ints = np.zeros((0, 0), np.int32)
 
@@ -166,14 +165,12 @@ class NativeExecutor:
         waits milliseconds for a page of it. False once enough is there beyond what was used so far.
         """
         ahead = READY_BYTES // (self.core.kv_bytes // self.core.blocks)
-        if self._ready >= min(self.blocks, self._used + ahead):
+        turn, layer = divmod(self._readied, self.core.layers)
+        first = turn * READY_BLOCKS
+        if first >= min(self.blocks, self._used + ahead):
             return False
-        count = min(READY_BLOCKS, self.blocks - self._ready)
-        self.core.ready_blocks(self._ready_layers, self._first_block + self._ready, count)
-        self._ready_layers += 1
-        if self._ready_layers == self.core.layers:
-            self._ready += count
-            self._ready_layers = 0
+        self.core.ready_blocks(layer, self._first_block + first, min(READY_BLOCKS, self.blocks - first))
+        self._readied += 1
         return True
 
     def logits(self, tokens: Sequence[int], *, last: bool = False) -> NDArray[np.float32]:
