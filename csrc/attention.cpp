@@ -107,8 +107,7 @@ void Model::ready_queries(const Layer& layer, const Lane& lane, const AttentionI
     }
 }
 
-void Model::attention(const StepRows& rows, const Layer& layer, const Lane& lane) {
-    AttentionPlan& plan = plans_[layer.plan];
+void Model::attention(const StepRows& rows, const Layer& layer, const Lane& lane, AttentionPlan& plan) {
     const AttentionShape& shape = layer.attention;
     const int padded = padded_head(shape.head_dim);
     float* wide = scratch_[lane.thread].attention.data();

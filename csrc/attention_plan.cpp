@@ -18,7 +18,7 @@ int64_t AttentionPlan::partial_floats(const AttentionItem& item) const {
     return int64_t{item.rows()} * (2 + padded_head(shape_.head_dim));
 }
 
-void AttentionPlan::make(const StepRows& rows, int threads, int64_t height) {
+void AttentionPlan::make(const StepRows& rows, int threads, int64_t height, bool keys_stored) {
     items_.clear();
     const int group = shape_.heads / shape_.kv_heads;
     const int heads_together = std::min(group, kQueryRows);
@@ -56,7 +56,7 @@ void AttentionPlan::make(const StepRows& rows, int threads, int64_t height) {
         }
     }
 
-    one_reader_ = height == 0 && static_cast<int64_t>(items_.size()) == rows.sequences * shape_.kv_heads;
+    one_reader_ = !keys_stored && height == 0 && static_cast<int64_t>(items_.size()) == rows.sequences * shape_.kv_heads;
     begins_.assign(threads + 1, units);
     first_item_.assign(threads, 0);
     for (int thread = 0; thread < threads; ++thread) {

@@ -47,10 +47,10 @@ class AttentionPlan {
     explicit AttentionPlan(const AttentionShape& shape) : shape_(shape) {}
 
     const AttentionShape& shape() const { return shape_; }
-    // `height` is that of stretches, or 0.
-    void make(const StepRows& rows, int threads, int64_t height);
+    // `height` is that of stretches, or 0; `keys_stored` says that the rows' own keys are in the cache.
+    void make(const StepRows& rows, int threads, int64_t height, bool keys_stored = false);
 
-    // Whether whoever attends to a key may store it: no other item, and no other part of its item, reads it.
+    // Whether whoever attends to a key is to store it: no other item, and no other part of its item, reads it.
     bool keys_have_one_reader() const { return one_reader_; }
 
     // Calls work(item, first partition, last partition + 1, the item after it or null) for what belongs to a thread.

@@ -45,19 +45,24 @@ void Model::forward(const StepRows& rows, int thread) {
     scratch_[thread].reading_on = {};
     turn_tables(thread);
     embed(rows, lane);
+    const Layer* const shortened = samples_apart_ ? &layers_.back() : nullptr;
     if (stretches_.height() > 0) {
         meet(thread, Phase::norms);
         for (Stretches::Turn turn; stretches_.take(turn);) {
             mark(thread, Phase::waiting);
             const Layer& layer = layers_[turn.layer];
             const Lane own = this->lane(turn, thread);
+            if (&layer == shortened) {
+                keys(rows, own, layer, nullptr);
+                continue;
+            }
             queries_and_keys(own, layer, nullptr);
             store_keys(rows, layer, own);
             stretches_.keys_stored(turn);
             mark(thread, Phase::rotation);
             stretches_.await_keys(turn);
             mark(thread, Phase::waiting);
-            attention(rows, layer, own);
+            attention(rows, layer, own, plans_[layer.plan]);
             after_attention(own, layer);
             join(own, {}, layer.post_ffw_norm);
             stretches_.done(turn);
@@ -66,31 +71,74 @@ void Model::forward(const StepRows& rows, int thread) {
     } else {
         const Layer* before = nullptr;
         for (const Layer& layer : layers_) {
+            if (&layer == shortened) {
+                keys(rows, lane, layer, before);
+                break;
+            }
             queries_and_keys(lane, layer, before);
-            if (!plans_[layer.plan].keys_have_one_reader()) {
+            AttentionPlan& plan = plans_[layer.plan];
+            if (!plan.keys_have_one_reader()) {
                 store_keys(rows, layer, lane);
                 meet(thread, Phase::rotation);
             }
-            attention(rows, layer, lane);
+            attention(rows, layer, lane, plan);
             after_attention(lane, layer);
             before = &layer;
         }
-        if (before) join(lane, {}, before->post_ffw_norm);
+        if (before && !shortened) join(lane, {}, before->post_ffw_norm);
         mark(thread, Phase::norms);
     }
-    if (rows.samples > 0) head(rows, lane);
+    if (rows.samples == 0) return;
+    if (shortened) {
+        meet(thread, Phase::norms);  // for the keys of all rows
+        last_layer(rows, lane);
+    } else {
+        head(rows, lane);
+    }
 }
 
-// A layer up to its queries, keys and values; what the one before it left to join comes first.
-void Model::queries_and_keys(const Lane& lane, const Layer& layer, const Layer* before) {
+// What a layer's queries, keys and values are made of; what the layer before it left to join comes first.
+void Model::enter(const Lane& lane, const Layer& layer, const Layer* before) {
     in_groups(lane, [&](const Lane& group) {
         if (before) join(group, {}, before->post_ffw_norm);
         norm(group, layer.attn_norm);
         prepare(group, lane.normed, hidden_, {&layer.q, &layer.k, &layer.v});
     });
     prepared(lane);
+}
+
+void Model::queries_and_keys(const Lane& lane, const Layer& layer, const Layer* before) {
+    enter(lane, layer, before);
     multiply(lane, lane.prepared, {{&layer.q, lane.q}, {&layer.k, lane.k}, {&layer.v, lane.v}}, beginning(lane, {{&layer.o, lane.out}}));
     finish(lane, Phase::qkv);
+}
+
+// All that a row has to do in the last layer if it is not sampled: later tokens see its key and value.
+void Model::keys(const StepRows& rows, const Lane& lane, const Layer& layer, const Layer* before) {
+    enter(lane, layer, before);
+    multiply(lane, lane.prepared, {{&layer.k, lane.k}, {&layer.v, lane.v}}, {});
+    finish(lane, Phase::qkv);
+    store_keys(rows, layer, lane);
+    mark(lane.thread, Phase::rotation);
+}
+
+// The rest of the last layer, and the head, for the sampled rows of a lane with all rows.
+void Model::last_layer(const StepRows& rows, const Lane& all) {
+    const Layer& layer = layers_.back();
+    Lane lane = this->lane(sampled_.rows, all.thread);
+    lane.first = all.count;
+    if (lane.walk == Walk::shared) lane.x += all.count * hidden_;
+    for (int64_t row = lane.rows.begin; row < lane.rows.end; ++row) {
+        std::copy_n(stream_.x.data() + rows.sample_rows[row] * hidden_, hidden_, lane.x + row * hidden_);
+    }
+    enter(lane, layer, nullptr);
+    multiply(lane, lane.prepared, {{&layer.q, lane.q}}, beginning(lane, {{&layer.o, lane.out}}));
+    finish(lane, Phase::qkv);
+    attention(sampled_, layer, lane, *sampled_plan_);
+    after_attention(lane, layer);
+    join(lane, {}, layer.post_ffw_norm);
+    mark(lane.thread, Phase::norms);
+    head(sampled_, lane);
 }
 
 // A layer from its attention's output on, but for the last branch's join.

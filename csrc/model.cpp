@@ -54,6 +54,7 @@ Model::Model(const ModelSpec& spec, int64_t blocks, KvType kv_type, int threads,
     if (embedding_.rows != vocab_ || embedding_.cols != hidden_) refuse("token_embd is not (vocab, hidden)");
     require_size(output_norm_, hidden_, "output_norm");
     for (size_t i = 0; i < spec.layers.size(); ++i) layers_.push_back(describe(spec.layers[i], i));
+    if (!layers_.empty()) sampled_plan_.emplace(layers_.back().attention);
     widest_ = std::max({hidden_, query_width_, feed_forward_width_});
 
     int64_t cache_bytes = 0;
@@ -226,6 +227,7 @@ void Model::plan(const StepRows& rows) {
         make();
     }
     stretches_.make(rows.rows, height, static_cast<int64_t>(layers_.size()));
+    samples_apart_ = rows.rows > kAloneRows && 2 * rows.samples <= rows.rows && sampled_plan_;
 }
 
 // Whether no stretch takes a thread longer than all of them take all threads: where one has sequences with long contexts,
@@ -256,7 +258,7 @@ void Model::make_room(const StepRows& rows) {
     const int64_t n = rows.rows, height = stretches_.height(), samples = rows.samples;
     const int64_t alone = std::min(std::max(n, samples), kAloneRows);
     // Rows of buffers that threads share, but for the residual stream, and of each thread's own.
-    const int64_t shared = height > 0 ? 0 : n, own = height > 0 ? height : alone;
+    const int64_t shared = std::max(height > 0 ? 0 : n, samples_apart_ ? samples : 0), own = height > 0 ? height : alone;
     const auto fit_prepared = [&](Prepared& prepared, int64_t count) {
         for (Activations kind : kActivations) {
             grow(prepared[static_cast<int>(kind)], static_cast<int64_t>(activation_bytes(kind, count, widest_)));
@@ -274,21 +276,21 @@ void Model::make_room(const StepRows& rows) {
         grow(branches.out, count * hidden_);
         fit_prepared(branches.joint, count);
     };
-    grow(stream_.x, n * hidden_);
+    grow(stream_.x, (samples_apart_ ? n + samples : n) * hidden_);
     fit_inputs(stream_, std::max(shared, samples));
     fit_branches(branches_, shared);
-    const int64_t gate_columns = n <= kAloneRows ? feed_forward_width_ : std::min(kGateTiles * kTileRows, feed_forward_width_);
+    const int64_t gate_floats = std::max(alone * feed_forward_width_, std::max(shared, own) * std::min(kGateTiles * kTileRows, feed_forward_width_));
     for (Scratch& scratch : scratch_) {
         grow(scratch.stream.x, alone * hidden_);
         fit_inputs(scratch.stream, std::max(own, alone));
         if (height > 0) fit_branches(scratch.branches, own);
-        grow(scratch.gate, std::max(shared, own) * gate_columns);
-        grow(scratch.gated, std::max(shared, own) * gate_columns);
+        grow(scratch.gate, gate_floats);
+        grow(scratch.gated, gate_floats);
         grow(scratch.attention, attention_floats());
     }
     if (!rows.greatest_only) grow(logits_, samples * vocab_);
     grow(greatest_, samples * pool_.threads());
-    grow(positions_, n);
+    grow(positions_, n + samples);
     grow(sequence_of_, n);
     for (int64_t s = 0; s < rows.sequences; ++s) {
         for (int32_t row = rows.starts[s]; row < rows.starts[s + 1]; ++row) {
@@ -301,6 +303,28 @@ void Model::make_room(const StepRows& rows) {
         grow(cosines_[i], needed_positions_ * ropes_[i].elements());
         grow(sines_[i], needed_positions_ * ropes_[i].elements());
     }
+    if (samples_apart_) set_samples_apart(rows);
+}
+
+void Model::set_samples_apart(const StepRows& rows) {
+    const int64_t samples = rows.samples;
+    for (std::vector<int32_t>* of : {&sampled_numbers_, &sampled_starts_, &sampled_positions_, &sampled_slots_}) of->resize(samples + 1);
+    for (int64_t i = 0; i <= samples; ++i) {
+        sampled_numbers_[i] = static_cast<int32_t>(i);
+        sampled_starts_[i] = static_cast<int32_t>(rows.rows + i);
+    }
+    for (int64_t i = 0; i < samples; ++i) {
+        const int32_t row = rows.sample_rows[i];
+        positions_[rows.rows + i] = sampled_positions_[i] = positions_[row];
+        sampled_slots_[i] = rows.slots[sequence_of_[row]];
+    }
+    sampled_ = rows;
+    sampled_.rows = sampled_.sequences = samples;
+    sampled_.starts = sampled_starts_.data();
+    sampled_.first_positions = sampled_positions_.data();
+    sampled_.slots = sampled_slots_.data();
+    sampled_.sample_rows = sampled_numbers_.data();
+    sampled_plan_->make(sampled_, pool_.threads(), 0, true);
 }
 
 void Model::run(const StepRows& rows, const std::function<void(int)>& after) {

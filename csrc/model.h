@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -206,6 +207,7 @@ class Model {
     void plan(const StepRows& rows);
     bool balanced(int64_t rows, int64_t height) const;
     void make_room(const StepRows& rows);
+    void set_samples_apart(const StepRows& rows);
     void run(const StepRows& rows, const std::function<void(int thread)>& after);
     void take_greatest(const StepRows& rows, int32_t* out);
 
@@ -229,7 +231,10 @@ class Model {
     Next after_layer(const Lane& lane, const Layer& layer) const;
     void multiply(const Lane& lane, uint8_t* const* prepared, std::initializer_list<Product> products, const Next& next);
     static bool prepares_attended(const Lane& lane, const Layer& layer);
+    void enter(const Lane& lane, const Layer& layer, const Layer* before);
     void queries_and_keys(const Lane& lane, const Layer& layer, const Layer* before);
+    void keys(const StepRows& rows, const Lane& lane, const Layer& layer, const Layer* before);
+    void last_layer(const StepRows& rows, const Lane& all);
     void after_attention(const Lane& lane, const Layer& layer);
     void read_on(const Lane& lane, const Next& next);
     static Range part_of_gate(const Lane& lane, const Layer& layer);
@@ -241,7 +246,7 @@ class Model {
     void greatest_logits(const Lane& lane);
 
     // Attention's part of it: attention.cpp.
-    void attention(const StepRows& rows, const Layer& layer, const Lane& lane);
+    void attention(const StepRows& rows, const Layer& layer, const Lane& lane, AttentionPlan& plan);
     void store_keys(const StepRows& rows, const Layer& layer, const Lane& lane);
     void store_key(const StepRows& rows, const Layer& layer, const Lane& lane, int64_t row, int kv_head);
     void ready_queries(const Layer& layer, const Lane& lane, const AttentionItem& item, float* queries) const;
@@ -281,8 +286,15 @@ class Model {
     std::mutex stepping_;  // one step at a time, whoever calls: what it needs is made ready before threads meet
     std::vector<Buffer<float>> cosines_, sines_;                                // per rope: (positions, elements)
     int64_t turned_positions_ = 0, needed_positions_ = 0;                       // of them filled, and for this step
-    std::vector<int32_t> positions_;                                            // (rows)
+    std::vector<int32_t> positions_;                                            // (rows, then samples)
     std::vector<int32_t> sequence_of_;                                          // (rows)
+
+    // Where few rows are sampled, the last layer after its keys, and the head, are a step of these alone: one sequence each,
+    // in rows that follow all others.
+    bool samples_apart_ = false;
+    StepRows sampled_{};
+    std::optional<AttentionPlan> sampled_plan_;
+    std::vector<int32_t> sampled_numbers_, sampled_starts_, sampled_positions_, sampled_slots_;
 };
 
 }  // namespace membound

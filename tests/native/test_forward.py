@@ -56,10 +56,13 @@ def small(path: Path, family: str, kind: Type = Type.F32, **dims: Any) -> Weight
 
 
 class Cut:
-    """Feeds a model sequences in steps cut as one likes; its blocks lie scattered over the cache."""
+    """Feeds a model sequences in steps cut as one likes, and takes the logits of every so many positions; its blocks
+    lie scattered over the cache."""
 
-    def __init__(self, executor: NativeExecutor, sequences: Sequence[Sequence[int]], seed: int = 0) -> None:
-        self.core, self.sequences = executor.core, sequences
+    def __init__(
+        self, executor: NativeExecutor, sequences: Sequence[Sequence[int]], seed: int = 0, every: int = 1
+    ) -> None:
+        self.core, self.sequences, self.every = executor.core, sequences, every
         self.done = [0] * len(sequences)
         width = max(-(-len(tokens) // 16) for tokens in sequences)
         order = np.random.default_rng(seed).permutation(self.core.blocks)
@@ -70,8 +73,10 @@ class Cut:
         """That many further tokens of each sequence."""
         tokens: list[int] = []
         starts = [0]
+        samples: dict[int, list[int]] = {}
         for index, count in counts.items():
             tokens += self.sequences[index][self.done[index] : self.done[index] + count]
+            samples[index] = [starts[-1] + row for row in range(-self.done[index] % self.every, count, self.every)]
             starts.append(len(tokens))
         logits = self.core.logits(
             tokens,
@@ -79,10 +84,12 @@ class Cut:
             [self.done[index] for index in counts],
             list(counts),
             self.tables,
-            list(range(len(tokens))),
+            [row for rows in samples.values() for row in rows],
         )
-        for (index, count), start in zip(counts.items(), starts, strict=False):
-            self.logits[index].append(logits[start : start + count])
+        taken = 0
+        for index, count in counts.items():
+            self.logits[index].append(logits[taken : taken + len(samples[index])])
+            taken += len(samples[index])
             self.done[index] += count
 
     def results(self) -> list[Floats]:
@@ -258,7 +265,8 @@ def test_quantized_types(kind: Type, isa: str, tmp_path: Path) -> None:
 def test_cuts_and_batches_change_no_bit(
     family: str, kind: Type, kv_type: KvType, isa: str, tmp_path: Path
 ) -> None:
-    """One at a time on one thread, against chunks from 1 to 300, mixed with others, on two and three."""
+    """One at a time on one thread, against chunks from 1 to 300, mixed with others, on one to three; with few logits
+    taken, of several rows of a sequence or none, the last layer computes little else."""
     weights = open_weights(
         write_gguf(
             tmp_path / "m.gguf", small_architecture(family, window=100 if family == "gemma3" else None), kind
@@ -268,17 +276,21 @@ def test_cuts_and_batches_change_no_bit(
     sequences = [random_tokens(length, seed=index) for index, length in enumerate(lengths)]
     alone = NativeExecutor(weights, blocks=19, threads=1, isa=isa, kv_type=kv_type)
     expected = [alone.logits(tokens) for tokens in sequences]
-    for threads, sizes in (
-        (3, (7,)),
-        (2, (64, 1, 7)),
-        (3, (13, 100)),
-        (2, (300,)),
-        (3, (300, 7)),
-        (2, (1,)),
+    for threads, sizes, every in (
+        (3, (7,), 1),
+        (2, (64, 1, 7), 1),
+        (3, (13, 100), 1),
+        (2, (300,), 1),
+        (3, (300, 7), 1),
+        (2, (1,), 1),
+        (1, (300,), 200),
+        (3, (300, 7), 20),
+        (2, (64, 1, 7), 3),
+        (3, (13, 100), 40),
     ):
         executor = NativeExecutor(weights, blocks=200, threads=threads, isa=isa, kv_type=kv_type)
         cut = Cut(
-            executor, [tokens[:60] for tokens in sequences] if sizes == (1,) else sequences, seed=threads
+            executor, [tokens[:60] for tokens in sequences] if sizes == (1,) else sequences, threads, every
         )
         turn = 0
         while True:
@@ -294,8 +306,8 @@ def test_cuts_and_batches_change_no_bit(
                 done == len(tokens) for done, tokens in zip(cut.done, cut.sequences, strict=True)
             ):
                 break
-        for logits, whole in zip(cut.results(), expected, strict=True):
-            np.testing.assert_array_equal(logits, whole[: len(logits)])
+        for logits, whole, tokens in zip(cut.results(), expected, cut.sequences, strict=True):
+            np.testing.assert_array_equal(logits, whole[: len(tokens) : every])
 
 
 @pytest.mark.skipif("amx" not in ISAS, reason="this processor has no tile registers")
