@@ -45,9 +45,9 @@ same number of threads, greedy, in turns within each run. `make bench` measures 
 step: of {STEPS_TIMED} after a prompt of {PROMPT} tokens. vLLM has no kernels for
 these files and runs the same weights in bf16. A ratio is the median over the rounds of the peer's seconds
 over membound's, so above 1 membound leads; *best peer* is the quickest of that row. A share is that of the
-least time that the roofs allow, which are probed right after each timing because they move. Decode b1 is
-timed on the engine that `membound run` has, all else on that of `membound serve`: with AMX the kernels differ
-(`docs/design.md`).
+least time that the roofs allow for all rows in all layers (of a prompt's last one membound computes less),
+and they are probed right after each timing because they move. Decode b1 is timed on the engine that
+`membound run` has, all else on that of `membound serve`: with AMX the kernels differ (`docs/design.md`).
 """
 
 

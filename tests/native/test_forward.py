@@ -56,8 +56,10 @@ def small(path: Path, family: str, kind: Type = Type.F32, **dims: Any) -> Weight
 
 
 class Cut:
-    """Feeds a model sequences in steps cut as one likes, and takes the logits of every so many positions; its blocks
-    lie scattered over the cache."""
+    """Feeds a model sequences in steps cut as one likes, and takes the logits of every so many positions.
+
+    Its blocks lie scattered over the cache.
+    """
 
     def __init__(
         self, executor: NativeExecutor, sequences: Sequence[Sequence[int]], seed: int = 0, every: int = 1
@@ -76,7 +78,8 @@ class Cut:
         samples: dict[int, list[int]] = {}
         for index, count in counts.items():
             tokens += self.sequences[index][self.done[index] : self.done[index] + count]
-            samples[index] = [starts[-1] + row for row in range(-self.done[index] % self.every, count, self.every)]
+            first = -self.done[index] % self.every
+            samples[index] = [starts[-1] + row for row in range(first, count, self.every)]
             starts.append(len(tokens))
         logits = self.core.logits(
             tokens,
@@ -265,8 +268,10 @@ def test_quantized_types(kind: Type, isa: str, tmp_path: Path) -> None:
 def test_cuts_and_batches_change_no_bit(
     family: str, kind: Type, kv_type: KvType, isa: str, tmp_path: Path
 ) -> None:
-    """One at a time on one thread, against chunks from 1 to 300, mixed with others, on one to three; with few logits
-    taken, of several rows of a sequence or none, the last layer computes little else."""
+    """One at a time on one thread, against chunks from 1 to 300, mixed with others, on one to three.
+
+    With few logits taken, of several rows of a sequence or none, the last layer computes little else.
+    """
     weights = open_weights(
         write_gguf(
             tmp_path / "m.gguf", small_architecture(family, window=100 if family == "gemma3" else None), kind

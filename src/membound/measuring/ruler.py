@@ -44,7 +44,7 @@ class Ruler:
         self.kv_bytes_per_token = round(self.graph.kv_bytes_per_token(kv_bytes))
 
     def work(self, chunks: Iterable[Chunk]) -> Work:
-        """FLOPs and bytes of a step, exactly."""
+        """FLOPs and bytes of a step, all rows in all layers (of the last the engine computes less)."""
         return sum(self.graph.works(chunks, self.types, self.kv_bytes).values(), Work())
 
     def roof(self, *, seconds: float = 0.2) -> Roof:
