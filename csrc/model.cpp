@@ -279,7 +279,9 @@ void Model::make_room(const StepRows& rows) {
     grow(stream_.x, (samples_apart_ ? n + samples : n) * hidden_);
     fit_inputs(stream_, std::max(shared, samples));
     fit_branches(branches_, shared);
-    const int64_t gate_floats = std::max(alone * feed_forward_width_, std::max(shared, own) * std::min(kGateTiles * kTileRows, feed_forward_width_));
+    // Few rows compute all columns of gate and up before they are activated, many some.
+    const int64_t some_columns = std::min(kGateTiles * kTileRows, feed_forward_width_);
+    const int64_t gate_floats = std::max(alone * feed_forward_width_, std::max(shared, own) * some_columns);
     for (Scratch& scratch : scratch_) {
         grow(scratch.stream.x, alone * hidden_);
         fit_inputs(scratch.stream, std::max(own, alone));
@@ -306,9 +308,12 @@ void Model::make_room(const StepRows& rows) {
     if (samples_apart_) set_samples_apart(rows);
 }
 
+// The step of the sampled rows alone; needs the positions of all rows.
 void Model::set_samples_apart(const StepRows& rows) {
     const int64_t samples = rows.samples;
-    for (std::vector<int32_t>* of : {&sampled_numbers_, &sampled_starts_, &sampled_positions_, &sampled_slots_}) of->resize(samples + 1);
+    for (std::vector<int32_t>* numbers : {&sampled_numbers_, &sampled_starts_, &sampled_positions_, &sampled_slots_}) {
+        numbers->resize(samples + 1);
+    }
     for (int64_t i = 0; i <= samples; ++i) {
         sampled_numbers_[i] = static_cast<int32_t>(i);
         sampled_starts_[i] = static_cast<int32_t>(rows.rows + i);
