@@ -311,24 +311,19 @@ void Model::make_room(const StepRows& rows) {
 // The step of the sampled rows alone; needs the positions of all rows.
 void Model::set_samples_apart(const StepRows& rows) {
     const int64_t samples = rows.samples;
-    for (std::vector<int32_t>* numbers : {&sampled_numbers_, &sampled_starts_, &sampled_positions_, &sampled_slots_}) {
-        numbers->resize(samples + 1);
-    }
-    for (int64_t i = 0; i <= samples; ++i) {
-        sampled_numbers_[i] = static_cast<int32_t>(i);
-        sampled_starts_[i] = static_cast<int32_t>(rows.rows + i);
-    }
+    grow(sampled_slots_, samples);
     for (int64_t i = 0; i < samples; ++i) {
         const int32_t row = rows.sample_rows[i];
-        positions_[rows.rows + i] = sampled_positions_[i] = positions_[row];
+        positions_[rows.rows + i] = positions_[row];
         sampled_slots_[i] = rows.slots[sequence_of_[row]];
     }
+    for (auto number = static_cast<int32_t>(numbers_.size()); number <= rows.rows + samples; ++number) numbers_.push_back(number);
     sampled_ = rows;
     sampled_.rows = sampled_.sequences = samples;
-    sampled_.starts = sampled_starts_.data();
-    sampled_.first_positions = sampled_positions_.data();
+    sampled_.starts = numbers_.data() + rows.rows;
+    sampled_.first_positions = positions_.data() + rows.rows;
     sampled_.slots = sampled_slots_.data();
-    sampled_.sample_rows = sampled_numbers_.data();
+    sampled_.sample_rows = numbers_.data();
     sampled_plan_->make(sampled_, pool_.threads(), 0, true);
 }
 

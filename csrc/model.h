@@ -294,7 +294,8 @@ class Model {
     bool samples_apart_ = false;
     StepRows sampled_{};
     std::optional<AttentionPlan> sampled_plan_;
-    std::vector<int32_t> sampled_numbers_, sampled_starts_, sampled_positions_, sampled_slots_;
+    std::vector<int32_t> sampled_slots_;  // (samples)
+    std::vector<int32_t> numbers_;        // 0, 1, … to the rows and samples of the largest such step
 };
 
 }  // namespace membound
