@@ -70,7 +70,7 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 // the others lose their bits; the logits of real models then differ by several percent.) `line` is 64 times the number of
 // that quad. The second and the third `high` are the first one if the quad is among the first or the last 16 columns,
 // and else zero.
-// `whole` is the sum of the integers, `first` that of the first 16, `sum` is scale times `whole`: a dot product of
+// `whole` is the sum of the integers, `first` that of the first 16, `sum` is `whole` as a float: a dot product of
 // weights that are kept unsigned exceeds that of the signed ones by their offset times the sum of the integers.
 //
 // AMX takes other numbers for quantized weights: both factors rounded to bf16, weights with their scales (unpack_amx.inc).

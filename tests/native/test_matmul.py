@@ -148,19 +148,20 @@ def emulated(
     steps = 2.0 ** np.maximum(exponents - 8, 0)
     wide = np.repeat(np.arange(8) == in_quads.argmax(axis=2)[..., None], 4, axis=2)
     ints = np.where(wide, np.rint(ints / steps) * steps, ints)
-    sums = (dx[..., 0] * ints.sum(axis=2).astype(np.float32)).astype(np.float32)
+    sums = ints.sum(axis=2)
     ints = ints.reshape(m, cols)
     total = np.zeros((m, len(data)), np.float32)
     size = np.zeros((m, len(data)))
     for k in range(0, cols, step):
         dots = ints[:, k : k + step] @ quants[:, k : k + step].T
-        factor = (scales[:, k // step].astype(np.float32)[None] * dx[:, k // 32]).astype(np.float64)
-        total = (total + dots * factor).astype(np.float32)
-        size += np.abs(dots * factor)
+        scale = dx[:, k // 32].astype(np.float64)
+        product = (dots * scales[:, k // step]).astype(np.float32)
+        size += np.abs(product * scale)
         if kind in WITH_MIN:
-            part = mins[:, k // 32][None] * sums[:, k // 32, None].astype(np.float64)
-            total = (total + part).astype(np.float32)
-            size += np.abs(part)
+            least = mins[:, k // 32] * sums[:, k // 32, None]
+            product = (product + least).astype(np.float32)
+            size += np.abs(least * scale)
+        total = (total + product * scale).astype(np.float32)
     return total, size
 
 
@@ -302,8 +303,10 @@ def test_extreme_quants_do_not_overflow(kind: Type, isa: str, byte: int) -> None
     kept = blocks[..., header].copy()
     blocks[:] = byte
     blocks[..., header] = kept
-    # The greatest activations of one sign: every dot product is as large as it can be.
-    for x in (np.full((17, cols), 3.0, np.float32), np.full((17, cols), -3.0, np.float32)):
+    # The greatest activations of one sign, in one quad or in all: dot products are as large as they can be.
+    even = np.full((17, cols), 3.0, np.float32)
+    wide = np.where(np.arange(cols) % 32 < 4, even, even / 128)
+    for x in (even, -even, wide, -wide):
         wanted, size_of_terms = emulated_on(isa, kind, data, x)
         matrix = pack(kind, data, cols, isa)
         found = matrix.multiply(x)
