@@ -78,7 +78,8 @@ class SpeedTest:
             )
         self.weights = weights
         self.vocabulary = weights.architecture.vocab
-        executors = [self.executor.on_blocks(number * blocks, blocks) for number in range(1, engines)]
+        others = [self.executor.on_blocks(number * blocks, blocks) for number in range(1, engines)]
+        self.executors = [self.executor, *others]  # of each engine
         self.engines = [
             Engine(
                 Scheduler(blocks, max_step_tokens=max(tokens, rows), max_running=rows, prefix_reuse=False),
@@ -87,7 +88,7 @@ class SpeedTest:
                 context=min(max(tokens, row_tokens), weights.architecture.context_length),
                 vocabulary=self.vocabulary,
             )
-            for executor in (self.executor, *executors)
+            for executor in self.executors
         ]
         self.engine = self.engines[0]
 
@@ -127,8 +128,9 @@ class SpeedTest:
 
     def _ready(self) -> None:
         """As a server does while it is idle: no step waits for the system's memory."""
-        while self.executor.ready_ahead():
-            pass
+        for executor in self.executors:
+            while executor.ready_ahead():
+                pass
 
     def _time(self, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling = GREEDY) -> Timing:
         seconds, timed = self._run(prompts, tokens, sampling)
