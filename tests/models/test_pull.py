@@ -178,6 +178,27 @@ def test_two_pulls_of_one_model_take_turns(shop: Path) -> None:
     assert cached() == ["tiny.gguf"]
 
 
+def test_a_scratch_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    """Many come and go at once, so that folders vanish between any two steps of the others."""
+    rounds, finished = 200, []
+
+    def work(name: str) -> None:
+        for _ in range(rounds):
+            with scratch(tmp_path, "model") as folder:
+                assert list(folder.iterdir()) == []
+                (folder / name).write_bytes(b"chunk")
+                assert [path.name for path in folder.iterdir()] == [name]
+        finished.append(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(finished) == list("abcdefgh")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_names_that_mean_nothing(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"known: smollm2, gemma3, qwen0\.5b, qwen1\.5b, tiny, or hf:org/name"

@@ -37,20 +37,30 @@ def sweep(folder: Path) -> None:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path)
+                if _is_at(path, descriptor):
+                    shutil.rmtree(path)
             finally:
                 os.close(descriptor)
 
 
 def _locked(path: Path) -> int:
     while True:
-        path.mkdir(exist_ok=True)
+        # os's, since pathlib's looks again at a folder that is there, and fails if it is gone by then
+        with suppress(FileExistsError):
+            os.mkdir(path)
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue  # its owner finished in between
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(descriptor)):
-                return descriptor
+        if _is_at(path, descriptor):
+            return descriptor
         os.close(descriptor)  # the owner before us removed the folder that we waited for
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the folder at `path` is the one that was opened: another may have remade it."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
