@@ -51,7 +51,7 @@ void Model::forward(const StepRows& rows, int thread) {
         for (Stretches::Turn turn; stretches_.take(turn);) {
             mark(thread, Phase::waiting);
             const Layer& layer = layers_[turn.layer];
-            const Lane own = this->lane(turn, thread);
+            const Lane own = stretch(turn.rows, thread);
             if (&layer == shortened) {
                 keys(rows, own, layer, nullptr);
                 continue;
@@ -69,23 +69,28 @@ void Model::forward(const StepRows& rows, int thread) {
             mark(thread, Phase::norms);
         }
     } else {
+        Lane own = lane;
+        if (!own_rows_.empty()) {
+            meet(thread, Phase::norms);
+            own = stretch(own_rows_[thread], thread);
+        }
         const Layer* before = nullptr;
         for (const Layer& layer : layers_) {
             if (&layer == shortened) {
-                keys(rows, lane, layer, before);
+                keys(rows, own, layer, before);
                 break;
             }
-            queries_and_keys(lane, layer, before);
+            queries_and_keys(own, layer, before);
             AttentionPlan& plan = plans_[layer.plan];
             if (!plan.keys_have_one_reader()) {
-                store_keys(rows, layer, lane);
+                store_keys(rows, layer, own);
                 meet(thread, Phase::rotation);
             }
-            attention(rows, layer, lane, plan);
-            after_attention(lane, layer);
+            attention(rows, layer, own, plan);
+            after_attention(own, layer);
             before = &layer;
         }
-        if (before && !shortened) join(lane, {}, before->post_ffw_norm);
+        if (before && !shortened) join(own, {}, before->post_ffw_norm);
         mark(thread, Phase::norms);
     }
     if (rows.samples == 0) return;
@@ -216,8 +221,9 @@ Model::Lane Model::lane(int64_t rows, int thread) {
     return lane;
 }
 
-Model::Lane Model::lane(const Stretches::Turn& turn, int thread) {
-    const int64_t first = turn.rows.begin, count = turn.rows.end - first;
+// Some rows that are one thread's.
+Model::Lane Model::stretch(Range rows, int thread) {
+    const int64_t first = rows.begin, count = rows.end - first;
     Lane lane{.thread = thread, .walk = Walk::stretch, .first = first, .count = count, .rows = {0, count},
               .part = 0, .parts = 1};
     lane.take(scratch_[thread].stream);

@@ -13,6 +13,18 @@ constexpr int64_t kPackBytes = 8 << 20;  // of the file between two reports: its
 // stretch takes too long.
 constexpr int64_t kStretchRows = 128, kLeastStretch = 64;
 
+// When each thread had better take rows of its own through all layers (find_own_rows), measured with AVX-512 and two threads.
+// All of them read all weights: not too often for the memory if each has so many rows for each thread that there is.
+constexpr int64_t kOwnRowsPerThread = 5;
+// As long as multiply-adds: what a layer's barriers take and cost, some 15 µs; and, in rows, what each part of rows (panel.inc)
+// takes beside them.
+constexpr int64_t kLayerMeetings = 3 << 20, kPartRows = 2;
+// In rows, how long weights take that are unpacked once more.
+double unpack_rows(Type type) { return type == Type::Q4_0 || type == Type::Q4_1 ? 0.7 : 2.4; }
+
+// Parts of rows that a product takes together: six at most, of sixteen three.
+int64_t parts_of(int64_t rows) { return rows / 16 * 3 + (rows % 16 + 5) / 6; }
+
 // How many parts of at most `part` there are.
 int64_t up(int64_t total, int64_t part) { return (total + part - 1) / part; }
 
@@ -68,9 +80,25 @@ Model::Model(const ModelSpec& spec, int64_t blocks, KvType kv_type, int threads,
         next += layer.block_bytes * blocks;
     }
     pack_weights(spec, progress);
+    count_work();
     scratch_.resize(pool_.threads());
     cosines_.resize(ropes_.size());
     sines_.resize(ropes_.size());
+}
+
+// For plans of steps.
+void Model::count_work() {
+    // A multiply-add of attention takes about so many of a matrix.
+    constexpr int64_t kAttention = 4;
+    pair_work_.resize(plans_.size());
+    for (const Layer& layer : layers_) {
+        for (const Matrix* matrix : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+            const int64_t work = matrix->rows * matrix->cols;
+            row_work_ += work;
+            unpack_work_ += static_cast<int64_t>(unpack_rows(matrix->type) * static_cast<double>(work));
+        }
+        pair_work_[layer.plan] += 2 * kAttention * layer.attention.head_dim;
+    }
 }
 
 Model::Layer Model::describe(const LayerSpec& spec, size_t index) {
@@ -227,35 +255,62 @@ void Model::plan(const StepRows& rows) {
         make();
     }
     stretches_.make(rows.rows, height, static_cast<int64_t>(layers_.size()));
+    if (height > 0 || !find_own_rows(rows)) own_rows_.clear();
     samples_apart_ = rows.rows > kAloneRows && 2 * rows.samples <= rows.rows && sampled_plan_;
+}
+
+// Attention of some rows in all layers, whole items, as the multiply-adds of matrices that take as long.
+int64_t Model::attention_work(Range rows) const {
+    int64_t sum = 0;
+    for (size_t i = 0; i < plans_.size(); ++i) sum += pair_work_[i] * plans_[i].cost(rows);
+    return sum;
 }
 
 // Whether no stretch takes a thread longer than all of them take all threads: where one has sequences with long contexts,
 // threads share them better.
 bool Model::balanced(int64_t rows, int64_t height) const {
-    // A multiply-add of attention takes about so many of a matrix.
-    constexpr int64_t kAttention = 4;
-    int64_t weights = 0;
-    std::vector<int64_t> pair(plans_.size());  // multiply-adds of a key and a row in all layers
-    for (const Layer& layer : layers_) {
-        for (const Matrix* matrix : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
-            weights += matrix->rows * matrix->cols;
-        }
-        pair[layer.plan] += 2 * kAttention * layer.attention.head_dim;
-    }
     int64_t most = 0, all = 0;
     for (int64_t begin = 0; begin < rows; begin += height) {
         const Range stretch{begin, std::min(begin + height, rows)};
-        int64_t work = (stretch.end - begin) * weights;
-        for (size_t i = 0; i < plans_.size(); ++i) work += pair[i] * plans_[i].cost(stretch);
+        const int64_t work = (stretch.end - stretch.begin) * row_work_ + attention_work(stretch);
         most = std::max(most, work);
         all += work;
     }
     return most <= all / pool_.threads();
 }
 
+// Cuts the rows into one part for each thread, equal in work; false if they had better share each layer.
+bool Model::find_own_rows(const StepRows& rows) {
+    const int threads = pool_.threads();
+    if (threads == 1 || isa_ == Isa::amx || rows.rows < kOwnRowsPerThread * threads * threads) return false;
+    for (const AttentionPlan& plan : plans_) {
+        if (!plan.keys_have_one_reader()) return false;
+    }
+    const auto work = [&](Range some) { return (some.end - some.begin) * row_work_ + attention_work(some); };
+    const auto rows_of = [&](int64_t sequence) { return Range{rows.starts[sequence], rows.starts[sequence + 1]}; };
+    const int64_t all = work({0, rows.rows});
+    own_rows_.clear();
+    int64_t sequence = 0, done = 0, longest = 0;
+    for (int thread = 0; thread < threads; ++thread) {
+        const int64_t first = sequence, end = all * (thread + 1) / threads;
+        for (; sequence < rows.sequences; ++sequence) {
+            const int64_t next = work(rows_of(sequence));
+            if (done + next / 2 >= end) break;
+            done += next;
+        }
+        const Range own{rows.starts[first], rows.starts[sequence]};
+        if (own.begin == own.end) return false;
+        own_rows_.push_back(own);
+        longest = std::max(longest, parts_of(own.end - own.begin) * kPartRows * row_work_ + work(own) + unpack_work_);
+    }
+    const int64_t shared = (parts_of(rows.rows) * kPartRows * row_work_ + all + unpack_work_) / threads;
+    return longest <= shared + static_cast<int64_t>(layers_.size()) * kLayerMeetings;
+}
+
 void Model::make_room(const StepRows& rows) {
-    const int64_t n = rows.rows, height = stretches_.height(), samples = rows.samples;
+    const int64_t n = rows.rows, samples = rows.samples;
+    int64_t height = stretches_.height();
+    for (const Range& own : own_rows_) height = std::max(height, own.end - own.begin);
     const int64_t alone = std::min(std::max(n, samples), kAloneRows);
     // Rows of buffers that threads share, but for the residual stream, and of each thread's own.
     const int64_t shared = std::max(height > 0 ? 0 : n, samples_apart_ ? samples : 0), own = height > 0 ? height : alone;

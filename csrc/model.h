@@ -202,10 +202,13 @@ class Model {
     };
 
     void pack_weights(const ModelSpec& spec, const Progress& progress);
+    void count_work();
     Layer describe(const LayerSpec& spec, size_t index);
     void check(const StepRows& rows) const;
     void plan(const StepRows& rows);
+    int64_t attention_work(Range rows) const;
     bool balanced(int64_t rows, int64_t height) const;
+    bool find_own_rows(const StepRows& rows);
     void make_room(const StepRows& rows);
     void set_samples_apart(const StepRows& rows);
     void run(const StepRows& rows, const std::function<void(int thread)>& after);
@@ -217,7 +220,7 @@ class Model {
     void meet(int thread, Phase phase);
     void finish(const Lane& lane, Phase phase);
     Lane lane(int64_t rows, int thread);
-    Lane lane(const Stretches::Turn& turn, int thread);
+    Lane stretch(Range rows, int thread);
     void turn_tables(int thread);
     void embed(const StepRows& rows, const Lane& lane);
     void norm(const Lane& lane, const Vector& weight);
@@ -274,9 +277,15 @@ class Model {
     int64_t blocks_;
     Arena cache_;
 
+    // For plans of steps, in multiply-adds of all layers.
+    int64_t row_work_ = 0;            // of a row in the matrices
+    int64_t unpack_work_ = 0;         // as many as take as long as unpacking the matrices
+    std::vector<int64_t> pair_work_;  // per plan: as many as a key and a row take
+
     // Buffers of a step; they grow to the largest that there was.
     int64_t widest_ = 0, query_width_ = 0, kv_width_ = 0, feed_forward_width_ = 0;
-    Stretches stretches_;  // none where all walk together
+    Stretches stretches_;          // none where all walk together
+    std::vector<Range> own_rows_;  // (threads) rows that each takes through all layers by itself, or none
     std::vector<AttentionPlan> plans_;
     std::vector<Scratch> scratch_;  // (threads)
     Stream stream_;

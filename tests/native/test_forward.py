@@ -315,6 +315,30 @@ def test_cuts_and_batches_change_no_bit(
             np.testing.assert_array_equal(logits, whole[: len(tokens) : every])
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("kind", [Type.Q4_1, Type.Q8_0], ids=lambda kind: kind.name)
+def test_many_sequences_at_once_change_no_bit(kind: Type, every: int, isa: str, tmp_path: Path) -> None:
+    """Each with a token or two, so that a thread takes rows of its own through all layers.
+
+    One has a long context, others have almost none.
+    """
+    weights = small(tmp_path, "qwen2", kind)
+    sequences = [random_tokens(9 + (index * 7) % 25, seed=index) for index in range(59)]
+    sequences[3] = random_tokens(250, seed=3)
+    alone = NativeExecutor(weights, blocks=19, threads=1, isa=isa)
+    expected = [alone.logits(tokens) for tokens in sequences]
+    for threads in (2, 3, 5):
+        cut = Cut(NativeExecutor(weights, blocks=1000, threads=threads, isa=isa), sequences, threads, every)
+        cut.step({index: len(tokens) - 8 for index, tokens in enumerate(sequences)})
+        for some in (range(59), range(22, 59), range(22), range(59)):
+            cut.step(dict.fromkeys(some, 1))
+        cut.step({index: 1 + index % 2 for index in range(59)})
+        cut.step({index: len(tokens) - cut.done[index] for index, tokens in enumerate(sequences)})
+        for logits, whole in zip(cut.results(), expected, strict=True):
+            np.testing.assert_array_equal(logits, whole[::every])
+
+
 @pytest.mark.skipif("amx" not in ISAS, reason="this processor has no tile registers")
 def test_attention_alone_may_run_on_tile_registers(tmp_path: Path) -> None:
     weights = small(tmp_path, "qwen2", Type.Q4_1)
