@@ -1,5 +1,6 @@
 #include "format.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -32,7 +33,11 @@ size_t packed_bytes(Type type, int64_t rows, int64_t cols) {
 }
 
 size_t activation_bytes(Activations kind, int64_t m, int64_t cols) {
-    return m <= 0 ? 0 : static_cast<size_t>(padded_rows(m) * records(cols) * record_row_bytes(kind));
+    if (m <= 0) return 0;
+    // The instruction set says which of the two quantized ones are.
+    const int64_t rows = kind == Activations::quantized ? std::max(padded_rows(m), whole_groups(m, quantized_group_rows(m)))
+                                                        : padded_rows(m);
+    return static_cast<size_t>(rows * records(cols) * record_row_bytes(kind));
 }
 
 }  // namespace membound

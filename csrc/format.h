@@ -59,8 +59,8 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
            (rest == 0 ? 0 : f.half_unit_bytes != 0 ? f.half_unit_bytes : f.unit_bytes);
 }
 
-// Prepared activations: one group of up to 8 rows, or groups of 16, the last padded with zeros. A group is a sequence
-// of records, one per 32 columns. A record of a group of g rows is, quantized: int8 quants[g][32], float scale[g],
+// Prepared activations: one group of up to 8 rows, or groups of 16, the last padded with zeros; quantized ones in groups of 24,
+// the last with some zeros, where these have fewer parts of six rows. A group is a sequence of records, one per 32 columns. A record of a group of g rows is, quantized: int8 quants[g][32], float scale[g],
 // float sum[g], int32 whole[g], int32 first[g], int8 high[3][g][4], int32 line[g]; or float x[g][32]; or for BF16 weights
 // bf16 x[g][32], and the same numbers as floats where the instruction set multiplies no bf16.
 //
@@ -76,7 +76,9 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 // AMX takes other numbers for quantized weights: both factors rounded to bf16, weights with their scales (unpack_amx.inc).
 // Records are bf16 x[g][32]; of each quad the columns stand in the order 0 2 1 3.
 static constexpr int64_t group_rows(int64_t m) { return m <= 8 ? m : 16; }
-static constexpr int64_t padded_rows(int64_t m) { return (m + group_rows(m) - 1) / group_rows(m) * group_rows(m); }
+static constexpr int64_t quantized_group_rows(int64_t m) { return m <= 16 || (m > 24 && m <= 32) ? group_rows(m) : 24; }
+static constexpr int64_t whole_groups(int64_t m, int64_t group) { return (m + group - 1) / group * group; }
+static constexpr int64_t padded_rows(int64_t m) { return whole_groups(m, group_rows(m)); }
 enum High { kWholeHigh, kFirstHalfHigh, kSecondHalfHigh };
 
 // At most: those for BF16 weights take half of it where they are kept as bf16.

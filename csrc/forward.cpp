@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "format.h"
 #include "model.h"
 
 namespace membound {
@@ -15,7 +16,7 @@ constexpr int64_t kLogitsTogether = 32768;
 // Bytes of weights times rows from which threads help each other out: some 80 µs of work for one.
 constexpr int64_t kWorthSharing = 8 << 20;
 
-// Rows that pass through several operations together, so that they stay in the cache; what matrix products group.
+// Rows that pass through several operations together, so that they stay in the cache.
 constexpr int64_t kRowsTogether = 16;
 
 int64_t tile_bytes(const Matrix& matrix) { return static_cast<int64_t>(packed_bytes(matrix.type, kTileRows, matrix.cols)); }
@@ -212,7 +213,7 @@ void Model::Lane::take(Branches& branches) {
 Model::Lane Model::lane(int64_t rows, int thread) {
     const bool alone = rows <= kAloneRows;
     // Shared in whole groups of prepared activations where there are enough rows.
-    const int64_t grain = rows >= 16 * pool_.threads() ? 16 : 8;
+    const int64_t group = quantized_group_rows(rows), grain = rows >= group * pool_.threads() ? group : 8;
     const Range mine = alone ? Range{0, rows} : share(rows, thread, pool_.threads(), grain);
     Lane lane{.thread = thread, .walk = alone ? Walk::alone : Walk::shared, .first = 0, .count = rows, .rows = mine,
               .part = thread, .parts = pool_.threads()};

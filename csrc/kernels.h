@@ -72,7 +72,8 @@ struct Next {
 
 struct MatmulKernels {
     // Prepares some rows and columns of activations (m, cols): x has all rows, `ldx` floats apart, of these columns. They
-    // begin and end at multiples of 32, or at the end. Threads that share the work best split at multiples of 16 rows.
+    // begin and end at multiples of 32, or at the end. Threads that share the work best split at groups of rows (format.h), or at
+    // multiples of 8.
     void (*prepare)(Activations kind, const float* x, int64_t ldx, int64_t m, int64_t cols, Range rows, Range columns,
                     uint8_t* buffer);
 

@@ -16,7 +16,7 @@ constexpr bool kRaisedWeights = false;  // they keep their types' offsets
 
 void prepare_rows(Activations kind, const float* x, int64_t ldx, int64_t m, int64_t cols, Range rows, Range columns,
                   uint8_t* buffer) {
-    if (kind == Activations::quantized) make_records<RoundingQuads>(kPairsBytes, x, ldx, m, cols, rows, columns, buffer);
+    if (kind == Activations::quantized) make_records<RoundingQuads>(kPairsBytes, group_rows(m), x, ldx, m, cols, rows, columns, buffer);
     else matmul_avx512().prepare(kind, x, ldx, m, cols, rows, columns, buffer);
 }
 

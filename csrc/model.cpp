@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "format.h"
+
 namespace membound {
 
 namespace {
 
 constexpr int64_t kPackBytes = 8 << 20;  // of the file between two reports: its pages can be given back meanwhile
+
+// How many parts of at most `part` there are.
+int64_t up(int64_t total, int64_t part) { return (total + part - 1) / part; }
 
 // The activations of so many rows stay in a second cache; with fewer than the least, unpacking the weights anew for each
 // stretch takes too long.
@@ -22,11 +27,11 @@ constexpr int64_t kLayerMeetings = 3 << 20, kPartRows = 2;
 // In rows, how long weights take that are unpacked once more.
 double unpack_rows(Type type) { return type == Type::Q4_0 || type == Type::Q4_1 ? 0.7 : 2.4; }
 
-// Parts of rows that a product takes together: six at most, of sixteen three.
-int64_t parts_of(int64_t rows) { return rows / 16 * 3 + (rows % 16 + 5) / 6; }
-
-// How many parts of at most `part` there are.
-int64_t up(int64_t total, int64_t part) { return (total + part - 1) / part; }
+// Parts of rows that a product takes together: six at most of a group.
+int64_t parts_of(int64_t rows) {
+    const int64_t group = quantized_group_rows(rows);
+    return rows / group * up(group, 6) + up(rows % group, 6);
+}
 
 template <typename Array>
 void grow(Array& buffer, int64_t size) {

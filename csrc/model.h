@@ -3,7 +3,7 @@
 // A step computes some tokens of some sequences: prompt chunks and decoding tokens alike are sequences with new rows.
 // Activations are (rows, elements) in F32. All threads walk the layers together, each with a part of the matrices, and a
 // barrier stands wherever one needs what another wrote; or, with many rows, each takes stretches of the rows through
-// one layer after the other (stretches.h).
+// one layer after the other (stretches.h); or, with fewer rows of many sequences, each takes its own through all layers.
 #pragma once
 
 #include <cstdint>
