@@ -33,7 +33,8 @@ def step_seconds(worker: Worker, rows: int | None, turn: int) -> float:
     if rows is None:
         return float(worker.call("prefill", tokens=ids(PREFILL, turn))["seconds"])
     prompts = [ids(PROMPT, turn * 100 + row) for row in range(rows)]
-    return float(statistics.median(worker.call("decode", prompts=prompts, steps=STEPS[rows])["seconds"]))
+    steps = STEPS.get(rows, min(STEPS.values()))
+    return float(statistics.median(worker.call("decode", prompts=prompts, steps=steps)["seconds"]))
 
 
 def main() -> None:
@@ -43,7 +44,9 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2", choices=CATALOG)
     parser.add_argument("--isas", help="by default the strongest two, or with builds the strongest")
     parser.add_argument("--builds", default="")
-    parser.add_argument("--columns", default=",".join(("prefill", *BATCHES)))
+    parser.add_argument(
+        "--columns", default=",".join(("prefill", *BATCHES)), help="b with any number of sequences"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
@@ -53,7 +56,7 @@ def main() -> None:
     sides = [(python, isa) for python in builds for isa in isas]
     workers = [worker_of(python, isa, options.model, options.threads) for python, isa in sides]
     for column in options.columns.split(","):
-        rows = None if column == "prefill" else BATCHES[column]
+        rows = None if column == "prefill" else int(column.removeprefix("b"))
         seconds: list[list[float]] = [[] for _ in workers]
         for turn in range(options.rounds + 1):
             for own, worker in zip(seconds, workers, strict=True):
