@@ -60,9 +60,10 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 }
 
 // Prepared activations: one group of up to 8 rows, or groups of 16, the last padded with zeros; quantized ones in groups of 24,
-// the last with some zeros, where these have fewer parts of six rows. A group is a sequence of records, one per 32 columns. A record of a group of g rows is, quantized: int8 quants[g][32], float scale[g],
-// float sum[g], int32 whole[g], int32 first[g], int8 high[3][g][4], int32 line[g]; or float x[g][32]; or for BF16 weights
-// bf16 x[g][32], and the same numbers as floats where the instruction set multiplies no bf16.
+// the last padded to a multiple of 8, where these have fewer parts of six rows, as products take them. A group is a sequence of
+// records, one per 32 columns. A record of a group of g rows is, quantized: int8 quants[g][32], float scale[g], float sum[g],
+// int32 whole[g], int32 first[g], int8 high[3][g][4], int32 line[g]; or float x[g][32]; or for BF16 weights bf16 x[g][32], and
+// the same numbers as floats where the instruction set multiplies no bf16.
 //
 // A row's 32 columns are integers times `scale`. All fit 7 bits and a sign but those of one quad (4 columns), the one
 // with the greatest magnitude: these have the eight significant bits of a bf16, of which `high` has what counts 128,
