@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -50,12 +51,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
+    columns = options.columns.split(",")
+    for column in columns:
+        if not re.fullmatch(r"prefill|b[1-9]\d*", column):
+            parser.error(f"no column '{column}': prefill, or b with a number of sequences, such as b24")
 
     builds = [*map(Path, filter(None, options.builds.split(","))), Path(sys.executable)]
     isas = options.isas.split(",") if options.isas else _core.isas()[-1 if len(builds) > 1 else -2 :]
     sides = [(python, isa) for python in builds for isa in isas]
     workers = [worker_of(python, isa, options.model, options.threads) for python, isa in sides]
-    for column in options.columns.split(","):
+    for column in columns:
         rows = None if column == "prefill" else int(column.removeprefix("b"))
         seconds: list[list[float]] = [[] for _ in workers]
         for turn in range(options.rounds + 1):

@@ -21,7 +21,6 @@ class Worker:
     """One loaded model, with the kernels that `run` or `serve` would choose for what is timed."""
 
     test: SpeedTest | None = None
-    rows = 0  # that it has room for
 
     def load(self, path: str, threads: int) -> dict[str, Any]:
         self.path, self.threads = Path(path), threads
@@ -41,15 +40,16 @@ class Worker:
         return {"nll": self._engine(ROWS).negative_log_likelihoods(tokens)}
 
     def _engine(self, rows: int) -> SpeedTest:
-        """For so many sequences; loaded anew where the one at hand has other kernels than that would have.
-
-        Or where it has room for fewer.
-        """
+        """For so many sequences; loaded anew where the one at hand has less room, or other kernels."""
         rows = FEW_SEQUENCES if rows <= FEW_SEQUENCES else max(rows, ROWS)
-        if self.test is None or self.rows < rows or self.test.isa != default_isa(self.test.weights, rows):
+        if (
+            self.test is None
+            or self.test.engine.scheduler.max_running < rows
+            or self.test.isa != default_isa(self.test.weights, rows)
+        ):
             self.test = None
             gc.collect()  # an engine is a cycle
-            self.test, self.rows = SpeedTest(self.path, threads=self.threads, rows=rows), rows
+            self.test = SpeedTest(self.path, threads=self.threads, rows=rows)
         return self.test
 
 

@@ -76,6 +76,7 @@ static constexpr int64_t tile_bytes(const Format& f, int64_t cols) {
 //
 // AMX takes other numbers for quantized weights: both factors rounded to bf16, weights with their scales (unpack_amx.inc).
 // Records are bf16 x[g][32]; of each quad the columns stand in the order 0 2 1 3.
+static constexpr int kPanelRows = 6;  // that a product of many rows takes together: two tiles' sums of them fill the registers
 static constexpr int64_t group_rows(int64_t m) { return m <= 8 ? m : 16; }
 static constexpr int64_t quantized_group_rows(int64_t m) { return m <= 16 || (m > 24 && m <= 32) ? group_rows(m) : 24; }
 static constexpr int64_t whole_groups(int64_t m, int64_t group) { return (m + group - 1) / group * group; }

@@ -47,8 +47,9 @@ void Model::forward(const StepRows& rows, int thread) {
     turn_tables(thread);
     embed(rows, lane);
     const Layer* const shortened = samples_apart_ ? &layers_.back() : nullptr;
+    // Others embedded some of what is then a thread's own, and made the rotations.
+    if (stretches_.height() > 0 || !own_rows_.empty()) meet(thread, Phase::norms);
     if (stretches_.height() > 0) {
-        meet(thread, Phase::norms);
         for (Stretches::Turn turn; stretches_.take(turn);) {
             mark(thread, Phase::waiting);
             const Layer& layer = layers_[turn.layer];
@@ -70,28 +71,24 @@ void Model::forward(const StepRows& rows, int thread) {
             mark(thread, Phase::norms);
         }
     } else {
-        Lane own = lane;
-        if (!own_rows_.empty()) {
-            meet(thread, Phase::norms);
-            own = stretch(own_rows_[thread], thread);
-        }
+        const Lane mine = own_rows_.empty() ? lane : stretch(own_rows_[thread], thread);
         const Layer* before = nullptr;
         for (const Layer& layer : layers_) {
             if (&layer == shortened) {
-                keys(rows, own, layer, before);
+                keys(rows, mine, layer, before);
                 break;
             }
-            queries_and_keys(own, layer, before);
+            queries_and_keys(mine, layer, before);
             AttentionPlan& plan = plans_[layer.plan];
             if (!plan.keys_have_one_reader()) {
-                store_keys(rows, layer, own);
+                store_keys(rows, layer, mine);
                 meet(thread, Phase::rotation);
             }
-            attention(rows, layer, own, plan);
-            after_attention(own, layer);
+            attention(rows, layer, mine, plan);
+            after_attention(mine, layer);
             before = &layer;
         }
-        if (before && !shortened) join(own, {}, before->post_ffw_norm);
+        if (before && !shortened) join(mine, {}, before->post_ffw_norm);
         mark(thread, Phase::norms);
     }
     if (rows.samples == 0) return;

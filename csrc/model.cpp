@@ -18,19 +18,20 @@ int64_t up(int64_t total, int64_t part) { return (total + part - 1) / part; }
 // stretch takes too long.
 constexpr int64_t kStretchRows = 128, kLeastStretch = 64;
 
-// When each thread had better take rows of its own through all layers (find_own_rows), measured with AVX-512 and two threads.
+// When each thread had better take rows of its own through all layers (own_rows), measured with AVX-512 and two threads.
 // All of them read all weights: not too often for the memory if each has so many rows for each thread that there is.
 constexpr int64_t kOwnRowsPerThread = 5;
-// As long as multiply-adds: what a layer's barriers take and cost, some 15 µs; and, in rows, what each part of rows (panel.inc)
-// takes beside them.
-constexpr int64_t kLayerMeetings = 3 << 20, kPartRows = 2;
+// What a layer's barriers take and cost, some 15 µs, as multiply-adds that take as long.
+constexpr int64_t kLayerMeetings = 3 << 20;
+// What each part of rows that a product takes together takes beside them, in rows.
+constexpr int64_t kPartEffort = 2;
 // In rows, how long weights take that are unpacked once more.
 double unpack_rows(Type type) { return type == Type::Q4_0 || type == Type::Q4_1 ? 0.7 : 2.4; }
 
-// Parts of rows that a product takes together: six at most of a group.
+// Those parts.
 int64_t parts_of(int64_t rows) {
     const int64_t group = quantized_group_rows(rows);
-    return rows / group * up(group, 6) + up(rows % group, 6);
+    return rows / group * up(group, kPanelRows) + up(rows % group, kPanelRows);
 }
 
 template <typename Array>
@@ -260,13 +261,13 @@ void Model::plan(const StepRows& rows) {
         make();
     }
     stretches_.make(rows.rows, height, static_cast<int64_t>(layers_.size()));
-    if (height > 0 || !find_own_rows(rows)) own_rows_.clear();
+    own_rows_ = height > 0 ? std::vector<Range>() : own_rows(rows);
     samples_apart_ = rows.rows > kAloneRows && 2 * rows.samples <= rows.rows && sampled_plan_;
 }
 
-// Attention of some rows in all layers, whole items, as the multiply-adds of matrices that take as long.
-int64_t Model::attention_work(Range rows) const {
-    int64_t sum = 0;
+// Multiply-adds of some rows in all layers: of matrices, and as many as their attention, of whole items, takes as long.
+int64_t Model::work(Range rows) const {
+    int64_t sum = (rows.end - rows.begin) * row_work_;
     for (size_t i = 0; i < plans_.size(); ++i) sum += pair_work_[i] * plans_[i].cost(rows);
     return sum;
 }
@@ -276,40 +277,38 @@ int64_t Model::attention_work(Range rows) const {
 bool Model::balanced(int64_t rows, int64_t height) const {
     int64_t most = 0, all = 0;
     for (int64_t begin = 0; begin < rows; begin += height) {
-        const Range stretch{begin, std::min(begin + height, rows)};
-        const int64_t work = (stretch.end - stretch.begin) * row_work_ + attention_work(stretch);
-        most = std::max(most, work);
-        all += work;
+        const int64_t stretch = work({begin, std::min(begin + height, rows)});
+        most = std::max(most, stretch);
+        all += stretch;
     }
     return most <= all / pool_.threads();
 }
 
-// Cuts the rows into one part for each thread, equal in work; false if they had better share each layer.
-bool Model::find_own_rows(const StepRows& rows) {
+// The rows in one part for each thread, equal in work; none if they had better share each layer.
+std::vector<Range> Model::own_rows(const StepRows& rows) const {
     const int threads = pool_.threads();
-    if (threads == 1 || isa_ == Isa::amx || rows.rows < kOwnRowsPerThread * threads * threads) return false;
+    if (threads == 1 || isa_ == Isa::amx || rows.rows < kOwnRowsPerThread * threads * threads) return {};
     for (const AttentionPlan& plan : plans_) {
-        if (!plan.keys_have_one_reader()) return false;
+        if (!plan.keys_have_one_reader()) return {};
     }
-    const auto work = [&](Range some) { return (some.end - some.begin) * row_work_ + attention_work(some); };
-    const auto rows_of = [&](int64_t sequence) { return Range{rows.starts[sequence], rows.starts[sequence + 1]}; };
+    const auto in_parts = [&](int64_t count) { return parts_of(count) * kPartEffort * row_work_ + unpack_work_; };
     const int64_t all = work({0, rows.rows});
-    own_rows_.clear();
+    std::vector<Range> parts;
     int64_t sequence = 0, done = 0, longest = 0;
     for (int thread = 0; thread < threads; ++thread) {
-        const int64_t first = sequence, end = all * (thread + 1) / threads;
+        const int64_t first = sequence, before = done, end = all * (thread + 1) / threads;
         for (; sequence < rows.sequences; ++sequence) {
-            const int64_t next = work(rows_of(sequence));
+            const int64_t next = work({rows.starts[sequence], rows.starts[sequence + 1]});
             if (done + next / 2 >= end) break;
             done += next;
         }
         const Range own{rows.starts[first], rows.starts[sequence]};
-        if (own.begin == own.end) return false;
-        own_rows_.push_back(own);
-        longest = std::max(longest, parts_of(own.end - own.begin) * kPartRows * row_work_ + work(own) + unpack_work_);
+        if (own.begin == own.end) return {};
+        parts.push_back(own);
+        longest = std::max(longest, done - before + in_parts(own.end - own.begin));
     }
-    const int64_t shared = (parts_of(rows.rows) * kPartRows * row_work_ + all + unpack_work_) / threads;
-    return longest <= shared + static_cast<int64_t>(layers_.size()) * kLayerMeetings;
+    const int64_t shared = (all + in_parts(rows.rows)) / threads + static_cast<int64_t>(layers_.size()) * kLayerMeetings;
+    return longest <= shared ? parts : std::vector<Range>();
 }
 
 void Model::make_room(const StepRows& rows) {

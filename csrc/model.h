@@ -206,9 +206,9 @@ class Model {
     Layer describe(const LayerSpec& spec, size_t index);
     void check(const StepRows& rows) const;
     void plan(const StepRows& rows);
-    int64_t attention_work(Range rows) const;
+    int64_t work(Range rows) const;
     bool balanced(int64_t rows, int64_t height) const;
-    bool find_own_rows(const StepRows& rows);
+    std::vector<Range> own_rows(const StepRows& rows) const;
     void make_room(const StepRows& rows);
     void set_samples_apart(const StepRows& rows);
     void run(const StepRows& rows, const std::function<void(int thread)>& after);
