@@ -31,12 +31,19 @@ struct Blocks {
           end(std::min((partition + 1) * kPartitionBlocks, item.last_position() / kBlockTokens + 1)) {}
 
     int count() const { return end - begin; }
-    // The keys of each block in order, then the values of each; beyond them the last.
+    // Keys, and behind them values.
+    const uint8_t* tile(int index) const { return cached.head + cached.table[begin + index] * cached.block_bytes; }
+    // The keys of each block in order, then the values of each.
+    void put_halves(const uint8_t** halves) const {
+        for (int i = 0; i < count(); ++i) {
+            halves[i] = tile(i);
+            halves[count() + i] = halves[i] + cached.half_bytes;
+        }
+    }
+    // Of these; beyond them the last.
     const uint8_t* half(int index) const {
         index = std::min(index, 2 * count() - 1);
-        const bool values = index >= count();
-        const int32_t block = cached.table[begin + index - (values ? count() : 0)];
-        return cached.head + block * cached.block_bytes + (values ? cached.half_bytes : 0);
+        return index < count() ? tile(index) : tile(index - count()) + cached.half_bytes;
     }
 };
 
@@ -157,7 +164,7 @@ void Model::attention(const StepRows& rows, const Layer& layer, const Lane& lane
             const Blocks ahead = partition + 1 < end ? blocks_of(item, partition + 1)
                                  : next_item         ? blocks_of(*next_item, next_item->first_partition)
                                                      : blocks;
-            for (int i = 0; i < 2 * blocks.count(); ++i) halves[i] = blocks.half(i);
+            blocks.put_halves(halves);
             for (int i = 0; i < kHalvesAhead; ++i) halves[2 * blocks.count() + i] = ahead.half(i);
             const Sums to = cut ? Sums(plan.partial(item, partition), count) : partition == begin ? whole : part;
             vector_.attend({kv_type_, padded, count, queries, first_key, last_key, blocks.begin, blocks.count(), halves,
