@@ -29,11 +29,13 @@ def worker_of(python: Path, isa: str, model: str, threads: int) -> Worker:
     return worker
 
 
-def step_seconds(worker: Worker, rows: int | None, turn: int) -> float:
-    """A prompt's step if `rows` is None; otherwise the median step of so many sequences that decode."""
+def step_seconds(worker: Worker, rows: int | None, turn: int, prompt: int) -> float:
+    """A prompt's step if `rows` is None; otherwise the median step of so many sequences that decode, after
+    prompts of `prompt` tokens.
+    """
     if rows is None:
         return float(worker.call("prefill", tokens=ids(PREFILL, turn))["seconds"])
-    prompts = [ids(PROMPT, turn * 100 + row) for row in range(rows)]
+    prompts = [ids(prompt, turn * 100 + row) for row in range(rows)]
     steps = STEPS.get(rows, min(STEPS.values()))
     return float(statistics.median(worker.call("decode", prompts=prompts, steps=steps)["seconds"]))
 
@@ -48,6 +50,9 @@ def main() -> None:
     parser.add_argument(
         "--columns", default=",".join(("prefill", *BATCHES)), help="b with any number of sequences"
     )
+    parser.add_argument(
+        "--prompt", type=int, default=PROMPT, help="tokens of the prompts after which sequences decode"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
@@ -55,6 +60,8 @@ def main() -> None:
     for column in columns:
         if not re.fullmatch(r"prefill|b[1-9]\d*", column):
             parser.error(f"no column '{column}': prefill, or b with a number of sequences, such as b24")
+    if options.prompt < 1:
+        parser.error(f"--prompt {options.prompt}: a prompt has at least one token")
 
     builds = [*map(Path, filter(None, options.builds.split(","))), Path(sys.executable)]
     isas = options.isas.split(",") if options.isas else _core.isas()[-1 if len(builds) > 1 else -2 :]
@@ -65,7 +72,7 @@ def main() -> None:
         seconds: list[list[float]] = [[] for _ in workers]
         for turn in range(options.rounds + 1):
             for own, worker in zip(seconds, workers, strict=True):
-                taken = step_seconds(worker, rows, turn)
+                taken = step_seconds(worker, rows, turn, options.prompt)
                 if turn:  # the first warms up
                     own.append(taken)
         for (python, isa), own in zip(sides, seconds, strict=True):

@@ -21,6 +21,7 @@ class Worker:
     """One loaded model, with the kernels that `run` or `serve` would choose for what is timed."""
 
     test: SpeedTest | None = None
+    row_tokens = 128  # that each sequence has room for
 
     def load(self, path: str, threads: int) -> dict[str, Any]:
         self.path, self.threads = Path(path), threads
@@ -33,23 +34,27 @@ class Worker:
         return {"seconds": timing.seconds, **placed(timing)}
 
     def decode(self, prompts: list[list[int]], steps: int) -> dict[str, Any]:
-        timing = self._engine(len(prompts)).decode(prompts, steps)
+        timing = self._engine(len(prompts), max(map(len, prompts)) + steps).decode(prompts, steps)
         return {"seconds": timing.step_seconds, **placed(timing)}
 
     def logprobs(self, tokens: list[int]) -> dict[str, Any]:
         return {"nll": self._engine(ROWS).negative_log_likelihoods(tokens)}
 
-    def _engine(self, rows: int) -> SpeedTest:
-        """For so many sequences; loaded anew where the one at hand has less room, or other kernels."""
+    def _engine(self, rows: int, row_tokens: int = 0) -> SpeedTest:
+        """For so many sequences of so many tokens; loaded anew where the one at hand has less room, or other
+        kernels.
+        """
         rows = FEW_SEQUENCES if rows <= FEW_SEQUENCES else max(rows, ROWS)
         if (
             self.test is None
+            or self.row_tokens < row_tokens
             or self.test.engine.scheduler.max_running < rows
             or self.test.isa != default_isa(self.test.weights, rows)
         ):
             self.test = None
             gc.collect()  # an engine is a cycle
-            self.test = SpeedTest(self.path, threads=self.threads, rows=rows)
+            self.row_tokens = max(self.row_tokens, row_tokens)
+            self.test = SpeedTest(self.path, threads=self.threads, rows=rows, row_tokens=self.row_tokens)
         return self.test
 
 
